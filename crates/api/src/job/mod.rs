@@ -86,7 +86,11 @@ pub struct GpuJobSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.minReplicas) || self.minReplicas <= self.replicas")
-    .message("spec.groups[].minReplicas: must not exceed replicas"))]
+    .message("spec.groups[].minReplicas: must not exceed replicas"),
+    validation = Rule::new("!has(self.slices) || self.slices.all(s, self.replicas % s.size == 0)")
+        .message("spec.groups[].slices[].size: must divide replicas"),
+    validation = Rule::new("!has(self.slices) || self.slices.size() == 0 || !has(self.minReplicas)")
+        .message("spec.groups[].minReplicas: cannot be combined with slices, which need all workers"))]
 pub struct Group {
     /// Name of the group: part of the pods' names.
     #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -102,9 +106,30 @@ pub struct Group {
     #[serde(default)]
     #[schemars(range(min = 0, max = 64))]
     pub gpus: u32,
+    /// Only GPUs whose product name contains this, ignoring case, such as `H100`. Without it: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub product: Option<String>,
+    /// Runs of consecutive workers that share a domain, widest level first: with `{level: rack, size: 4}` workers 0-3
+    /// stand in one rack, 4-7 in one rack, and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub slices: Vec<Slice>,
     /// Pod template of the workers. GPUs are not named in it: `gpus` says how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<PodTemplate>,
+}
+
+/// A run of consecutive workers that share a domain.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Slice {
+    /// Level of the shared domain.
+    #[schemars(length(min = 1, max = 63))]
+    pub level: String,
+    /// Number of workers in a run; it divides `replicas`.
+    #[schemars(range(min = 1, max = 10000))]
+    pub size: u32,
 }
 
 /// A pod template: labels and annotations to keep, and the pod's specification.
