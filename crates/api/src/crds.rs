@@ -25,7 +25,35 @@ fn file(crd: CustomResourceDefinition) -> Result<CrdFile, serde_yaml_ng::Error> 
     let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
     let text = format!(
         "# Generated from crates/api by `cargo run -p weft-api --bin crdgen`: change the types, not this file.\n{}",
-        serde_yaml_ng::to_string(&crd)?
+        quote_booleans_of_yaml_1_1(&serde_yaml_ng::to_string(&crd)?)
     );
     Ok(CrdFile { name, text })
+}
+
+/// kubectl and Helm read YAML 1.1, where a bare `y` is a boolean, as key, as value and in lists; serde_yaml_ng writes 1.2.
+fn quote_booleans_of_yaml_1_1(text: &str) -> String {
+    let is_boolean = |word: &str| matches!(word.to_ascii_lowercase().as_str(), "y" | "n" | "yes" | "no" | "on" | "off");
+    let quote = |line: &str| {
+        let bare = line.trim_start().trim_start_matches("- ");
+        let (start, rest) = line.split_at(line.len() - bare.len());
+        match rest.split_once(':') {
+            _ if is_boolean(rest) => format!("{start}\"{rest}\"\n"),
+            Some((key, value)) if is_boolean(key) && !is_boolean(value.trim()) => format!("{start}\"{key}\":{value}\n"),
+            Some((key, value)) if is_boolean(value.trim()) => format!("{start}{key}: \"{}\"\n", value.trim()),
+            _ => format!("{line}\n"),
+        }
+    };
+    text.lines().map(quote).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quote_booleans_of_yaml_1_1;
+
+    #[test]
+    fn what_yaml_1_1_takes_for_a_boolean_is_quoted_and_nothing_else() {
+        let text = "required:\n- x\n- y\nproperties:\n  y:\n    default: n\n    nullable: true\n  yes: why: y\n";
+        let quoted = "required:\n- x\n- \"y\"\nproperties:\n  \"y\":\n    default: \"n\"\n    nullable: true\n  \"yes\": why: y\n";
+        assert_eq!(quote_booleans_of_yaml_1_1(text), quoted);
+    }
 }
