@@ -146,16 +146,11 @@ pub fn choose(node: &Node, free: GpuSet, must: GpuSet, avoid: GpuSet, count: usi
     }
     let question = Question::new(usable, must, avoid, count);
     let wiring = node.wiring();
-    let (gpus, rest_worth, exact) = match wiring.tables() {
-        Some(tables) => {
-            let gpus = question.best(tables);
-            (gpus, mean(u64::from(tables.worth[question.rest(gpus).bits() as usize]), question.rest(gpus)), true)
-        }
-        None => {
-            let gpus = question.good(wiring);
-            (gpus, wiring.within(question.rest(gpus)), question.pick == question.pool.len() || question.pick == 0)
-        }
+    let (gpus, exact) = match wiring.tables() {
+        Some(tables) => (question.best(tables), true),
+        None => (question.good(wiring), question.pick == question.pool.len() || question.pick == 0),
     };
+    let rest_worth = worth(wiring, question.rest(gpus));
     Ok(Choice {
         gpus,
         wires: wiring.within(gpus),
@@ -165,6 +160,14 @@ pub fn choose(node: &Node, free: GpuSet, must: GpuSet, avoid: GpuSet, count: usi
         considered: binomial(question.pool.len(), question.pick),
         exact,
     })
+}
+
+/// The mean over k = 2 … of what sets of k out of `rest` can have in wires; beyond the tables, the wires within `rest`.
+pub(crate) fn worth(wiring: &Wiring, rest: GpuSet) -> u32 {
+    match wiring.tables() {
+        Some(tables) => mean(u64::from(tables.worth[rest.bits() as usize]), rest),
+        None => wiring.within(rest),
+    }
 }
 
 fn mean(sum: u64, rest: GpuSet) -> u32 {

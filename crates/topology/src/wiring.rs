@@ -16,6 +16,7 @@ pub struct Wiring {
     wires: Box<[Wire]>,
     scores: Box<[u32]>,
     tables: OnceLock<Option<Tables>>,
+    packings: [OnceLock<Box<[u32]>>; EXACT_UP_TO + 1],
 }
 
 impl Wiring {
@@ -33,7 +34,7 @@ impl Wiring {
             }
         }
         let scores = wires.iter().map(|wire| wire.score()).collect();
-        Self { n, wires: wires.into(), scores, tables: OnceLock::new() }
+        Self { n, wires: wires.into(), scores, tables: OnceLock::new(), packings: Default::default() }
     }
 
     /// How many GPUs are wired.
@@ -87,6 +88,17 @@ impl Wiring {
     /// The tables of all subsets, made on first use; none beyond [`EXACT_UP_TO`] GPUs.
     pub(crate) fn tables(&self) -> Option<&Tables> {
         self.tables.get_or_init(|| (self.n <= EXACT_UP_TO).then(|| Tables::new(self))).as_ref()
+    }
+
+    /// By subset: the most that disjoint sets of `size` can have in wires together; none beyond [`EXACT_UP_TO`] GPUs.
+    pub(crate) fn packing(&self, size: usize) -> Option<&[u32]> {
+        let tables = self.tables()?;
+        let make = || {
+            let mut best = vec![0; tables.within.len()];
+            packings(&tables.within, size, &mut best);
+            best.into()
+        };
+        Some(self.packings.get(size)?.get_or_init(make))
     }
 }
 

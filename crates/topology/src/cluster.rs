@@ -1,0 +1,276 @@
+//! All machines, the levels above them and who holds what: kept up to date event by event.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::tree::Tree;
+use crate::{GpuUuid, Level, Node, NodeName, Owner, Resources, Seat, Wiring};
+
+/// One level above the node: its name in jobs and the node label whose value says which domain a node is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LevelLabel {
+    /// As people write it: `rack`.
+    pub name: Level,
+    /// The node label: `topology.weft.dev/rack`.
+    pub label: String,
+}
+
+impl LevelLabel {
+    /// A level by name and node label.
+    pub fn new(name: &str, label: &str) -> Self {
+        Self { name: name.into(), label: label.to_owned() }
+    }
+}
+
+/// Whether new work may be put on a node at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "state")]
+pub enum Standing {
+    /// It may.
+    #[default]
+    Ready,
+    /// The node does not answer, or says that it is not ready.
+    NotReady,
+    /// Marked unschedulable: running work stays, new work goes elsewhere.
+    Cordoned,
+}
+
+/// A node as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// Its GPUs and wires; without GPUs for a node that has none.
+    pub node: Node,
+    /// Its labels; only those of levels are looked at.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether new work may be put on it.
+    #[serde(default)]
+    pub standing: Standing,
+    /// What it offers beside GPUs. A resource that a group asks for and that is not mentioned here is not there.
+    #[serde(default)]
+    pub allocatable: Resources,
+}
+
+/// What one pod holds, or is to hold, on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// The GPUs, where it is known which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuUuid>,
+    /// GPUs of which only the number is known: another scheduler bound the pod and kubelet has not yet told which.
+    #[serde(default)]
+    pub unidentified_gpus: u32,
+    /// What it asks for beside GPUs.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Whether this is only a plan, not yet allocated.
+    #[serde(default)]
+    pub planned: bool,
+}
+
+/// The levels make no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LevelsError {
+    /// Two levels with one name or one label.
+    #[error("level {0} is there twice (by name or by label {1:?}): name each level and label once")]
+    Repeated(Level, String),
+    /// The node level is always there.
+    #[error("level host is always the last and must not be given")]
+    Host,
+}
+
+/// The cluster: a tree of domains with nodes as leaves, and the claims on each node.
+///
+/// Changes are single events and cost time in proportion to the depth of the tree and the claims on one node. A clone is
+/// a snapshot for what-if questions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "ClusterState", into = "ClusterState")]
+pub struct Cluster {
+    levels: Arc<[LevelLabel]>,
+    tree: Tree,
+    /// Every claim, also of nodes that are not (or no longer) there: pods and nodes are told of in any order.
+    claims: HashMap<Owner, NodeName>,
+    by_node: HashMap<NodeName, BTreeMap<Owner, Arc<Claim>>>,
+    wirings: HashMap<u64, Vec<Arc<Wiring>>>,
+}
+
+impl Cluster {
+    /// An empty cluster. `levels` are those above the node, outermost first.
+    ///
+    /// # Errors
+    /// [`LevelsError`] if a name or label is there twice, or `host` is given.
+    pub fn new(levels: Vec<LevelLabel>) -> Result<Self, LevelsError> {
+        for (i, level) in levels.iter().enumerate() {
+            if level.name.is_host() {
+                return Err(LevelsError::Host);
+            }
+            if levels[..i].iter().any(|l| l.name == level.name || l.label == level.label) {
+                return Err(LevelsError::Repeated(level.name.clone(), level.label.clone()));
+            }
+        }
+        let tree = Tree::new(levels.len());
+        Ok(Self {
+            levels: levels.into(),
+            tree,
+            claims: HashMap::new(),
+            by_node: HashMap::new(),
+            wirings: HashMap::new(),
+        })
+    }
+
+    /// The levels above the node, outermost first.
+    pub fn levels(&self) -> &[LevelLabel] {
+        &self.levels
+    }
+
+    /// How deep a level lies: 0 for the outermost, the number of [`Self::levels`] for [`Level::host`]; none if there is
+    /// no such level.
+    pub fn depth(&self, level: &Level) -> Option<usize> {
+        if level.is_host() { Some(self.levels.len()) } else { self.levels.iter().position(|l| l.name == *level) }
+    }
+
+    /// Adds a node or replaces what is known of it: facts, labels, standing. Claims on it stay.
+    pub fn upsert(&mut self, mut member: Member) {
+        self.share(&mut member.node);
+        let value = |level: &LevelLabel| member.labels.get(&level.label).filter(|value| !value.is_empty());
+        let path = self.levels.iter().map(|level| value(level).map(|value| value.as_str().into())).collect();
+        member.labels.retain(|key, _| self.levels.iter().any(|level| level.label == *key));
+        let claims = self.by_node.get(member.node.name());
+        self.tree.insert(Seat::new(member, path, claims));
+    }
+
+    /// Takes a node out; claims on it are remembered, in case it comes back. False if there was none.
+    pub fn remove(&mut self, node: &NodeName) -> bool {
+        self.tree.remove(node)
+    }
+
+    /// Notes what `owner` holds or plans on `node`, in place of what was noted of it before, there or elsewhere.
+    ///
+    /// The node need not be known yet, nor the GPUs: a claim counts from when they are.
+    pub fn claim(&mut self, node: &NodeName, owner: Owner, claim: Claim) {
+        if self.claims.get(&owner).is_some_and(|before| before != node) {
+            self.release(&owner);
+        }
+        self.claims.insert(owner.clone(), node.clone());
+        self.by_node.entry(node.clone()).or_default().insert(owner, Arc::new(claim));
+        self.recount(node);
+    }
+
+    /// Forgets what `owner` holds or plans. False if nothing was noted.
+    pub fn release(&mut self, owner: &Owner) -> bool {
+        let Some(node) = self.claims.remove(owner) else { return false };
+        if let Some(claims) = self.by_node.get_mut(&node) {
+            claims.remove(owner);
+            if claims.is_empty() {
+                self.by_node.remove(&node);
+            }
+        }
+        self.recount(&node);
+        true
+    }
+
+    /// A node, with what is taken and planned on it.
+    pub fn node(&self, name: &NodeName) -> Option<&Seat> {
+        self.tree.seat_named(name)
+    }
+
+    /// All nodes by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Seat> {
+        self.tree.seats_by_name()
+    }
+
+    /// What is claimed on a node, by owner, whether or not the node is there.
+    pub fn claims_on(&self, node: &NodeName) -> impl Iterator<Item = (&Owner, &Claim)> {
+        self.by_node.get(node).into_iter().flatten().map(|(owner, claim)| (owner, claim.as_ref()))
+    }
+
+    /// Where `owner` holds or plans something.
+    pub fn claim_of(&self, owner: &Owner) -> Option<(&NodeName, &Claim)> {
+        let node = self.claims.get(owner)?;
+        let claim = self.by_node.get(node)?.get(owner)?;
+        Some((node, claim))
+    }
+
+    /// The domains and nodes.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    fn recount(&mut self, node: &NodeName) {
+        let claims = self.by_node.get(node);
+        self.tree.change(node, |seat| seat.count(claims));
+    }
+
+    /// Gives `node` the wiring of an earlier node that is equal, so that both share its tables.
+    fn share(&mut self, node: &mut Node) {
+        let mut hasher = DefaultHasher::new();
+        node.wiring().hash(&mut hasher);
+        let alike = self.wirings.entry(hasher.finish()).or_default();
+        match alike.iter().find(|wiring| *wiring == node.wiring()) {
+            Some(shared) => node.share_wiring(shared.clone()),
+            None => alike.push(node.wiring().clone()),
+        }
+    }
+}
+
+/// The stored form of a cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClusterState {
+    levels: Vec<LevelLabel>,
+    #[serde(default)]
+    nodes: Vec<Member>,
+    #[serde(default)]
+    claims: Vec<StoredClaim>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredClaim {
+    node: NodeName,
+    owner: Owner,
+    #[serde(flatten)]
+    claim: Claim,
+}
+
+impl TryFrom<ClusterState> for Cluster {
+    type Error = LevelsError;
+
+    fn try_from(state: ClusterState) -> Result<Self, LevelsError> {
+        let mut cluster = Self::new(state.levels)?;
+        for member in state.nodes {
+            cluster.upsert(member);
+        }
+        for StoredClaim { node, owner, claim } in state.claims {
+            cluster.claim(&node, owner, claim);
+        }
+        Ok(cluster)
+    }
+}
+
+impl From<Cluster> for ClusterState {
+    fn from(cluster: Cluster) -> Self {
+        let mut claims: Vec<StoredClaim> = cluster
+            .by_node
+            .iter()
+            .flat_map(|(node, claims)| claims.iter().map(move |(owner, claim)| (node, owner, claim)))
+            .map(|(node, owner, claim)| StoredClaim {
+                node: node.clone(),
+                owner: owner.clone(),
+                claim: claim.as_ref().clone(),
+            })
+            .collect();
+        claims.sort_by(|a, b| (&a.node, &a.owner).cmp(&(&b.node, &b.owner)));
+        Self {
+            levels: cluster.levels.to_vec(),
+            nodes: cluster.nodes().map(|seat| seat.member.clone()).collect(),
+            claims,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What is to be placed: groups of equal workers that start together or not at all.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Level, NodeName, Resources};
+
+/// Groups of workers, placed all at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gang {
+    /// The groups; ranks count through them in this order.
+    pub groups: Vec<Group>,
+    /// All workers must be in one domain of this level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<Level>,
+    /// All workers should be in one domain of this level; the answer says whether they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred: Option<Level>,
+    /// Workers that run already and stay where they are. Their GPUs are claimed in the cluster; only the others are placed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placed: Vec<Placed>,
+}
+
+/// Equal workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// Name, unique in the gang.
+    pub name: String,
+    /// How many workers.
+    pub replicas: u32,
+    /// How many are enough to start; none means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// GPUs of each worker.
+    pub gpus: u32,
+    /// What each worker asks for beside GPUs.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Only GPUs whose product name contains this, ignoring case: `H100`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+    /// Only MIG devices of this profile; none means whole GPUs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig_profile: Option<String>,
+    /// All workers of this group must be in one domain of this level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<Level>,
+    /// Consecutive workers that must share a domain, outermost first; each size divides the one before and `replicas`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<Slice>,
+}
+
+impl Group {
+    /// A group of `replicas` workers with `gpus` each and nothing else asked for.
+    pub fn new(name: &str, replicas: u32, gpus: u32) -> Self {
+        Self { name: name.to_owned(), replicas, gpus, ..Self::default() }
+    }
+}
+
+/// `size` consecutive workers (0 … size−1, size … 2·size−1, …) share one domain of `level`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slice {
+    /// The level of the shared domain.
+    pub level: Level,
+    /// How many workers.
+    pub size: u32,
+}
+
+/// A worker that runs already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placed {
+    /// Its group.
+    pub group: String,
+    /// Its index in the group.
+    pub index: u32,
+    /// Where it runs.
+    pub node: NodeName,
+}
+
+/// The gang contradicts itself or names what is not there; no cluster could hold it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidGang {
+    /// Not a level of this cluster.
+    #[error("level {level} is unknown: use one of {known}")]
+    UnknownLevel {
+        /// The level asked for.
+        level: Level,
+        /// The levels there are.
+        known: String,
+    },
+    /// Nothing to place.
+    #[error("the gang has no groups: give at least one")]
+    NoGroups,
+    /// Group names must differ.
+    #[error("two groups are named {0:?}: give each its own name")]
+    RepeatedGroup(String),
+    /// A group without workers.
+    #[error("group {0:?} has 0 replicas: ask for at least 1")]
+    NoReplicas(String),
+    /// The minimum is not within 1 … replicas.
+    #[error("group {group:?} wants at least {min} of {replicas} replicas: the minimum lies between 1 and replicas")]
+    MinOutOfRange {
+        /// The group.
+        group: String,
+        /// Its minimum.
+        min: u32,
+        /// Its replicas.
+        replicas: u32,
+    },
+    /// More GPUs per worker than any node can have.
+    #[error("group {group:?} wants {gpus} GPUs per worker and a node has at most 64: use more workers")]
+    TooManyGpus {
+        /// The group.
+        group: String,
+        /// GPUs per worker.
+        gpus: u32,
+    },
+    /// Slices must nest.
+    #[error("slices of group {group:?} do not nest: {why}")]
+    Slices {
+        /// The group.
+        group: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+    /// A placed worker contradicts the rest.
+    #[error("worker {index} of group {group:?} is said to run on {node}, but {why}")]
+    Placed {
+        /// The group.
+        group: String,
+        /// The worker's index.
+        index: u32,
+        /// Its node.
+        node: NodeName,
+        /// What is wrong.
+        why: String,
+    },
+}

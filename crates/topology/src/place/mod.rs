@@ -1,0 +1,153 @@
+//! Placing a gang on a cluster.
+//!
+//! # The objective
+//! Required levels and slices hold, or there is no placement. Among the placements that there are, the best is the one
+//! that is smallest in these terms, the first that differs deciding:
+//!
+//! 1. **domains used**, level by level from the outermost to the node: a gang is kept together. Domains in which workers
+//!    of the gang run already cost nothing.
+//! 2. **weak workers**: per worker 0 if any two of its GPUs share NVLinks, 1 if none of its wires leaves the socket,
+//!    2 otherwise ([`Wiring::grade`](crate::Wiring::grade)).
+//! 3. **domains opened**, level by level from the outermost: domains that nobody used before and that are not filled
+//!    either. Whole racks, NVLink domains and nodes are kept for gangs that need them.
+//! 4. **GPUs left over** in the domains used, level by level from the outermost: the fullest domain that has room.
+//! 5. **wires**: the sum of [`Wire::score`](crate::Wire::score) within the workers, more being better, and after it the
+//!    worth of what remains on each node ([`choose`](crate::choose())).
+//! 6. the order of domain and node names, so that people can predict the answer.
+//!
+//! Ranks follow the tree: workers next to each other in rank are on the same node, else in the same innermost domain,
+//! and so on.
+
+mod ask;
+mod explain;
+mod pack;
+mod ranks;
+mod room;
+mod solve;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gang::{Gang, Group};
+use crate::why::{Exclusion, NoPlacement};
+use crate::{Cluster, GpuUuid, Level, NodeName};
+
+/// Whether a node may take workers of a group, as only the caller can tell: selectors, affinity, taints.
+pub type Eligibility<'a> = &'a dyn Fn(&Group, &NodeName) -> Result<(), Exclusion>;
+
+/// One worker and its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Worker {
+    /// Its group.
+    pub group: String,
+    /// Its index in the group.
+    pub index: u32,
+    /// Its rank among all workers of the gang, running ones included.
+    pub rank: u32,
+    /// Its node.
+    pub node: NodeName,
+    /// Its GPUs on that node.
+    pub gpus: Vec<GpuUuid>,
+}
+
+/// One term of the objective.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Term {
+    /// What is counted: `racks used`.
+    pub name: String,
+    /// How much of it; less is better.
+    pub value: i64,
+}
+
+/// A place for every worker that had none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// The newly placed workers by rank. Those of [`Gang::placed`] stay and are not repeated.
+    pub workers: Vec<Worker>,
+    /// The value of the objective, in order of importance.
+    pub terms: Vec<Term>,
+    /// Workers of groups with a minimum for which there was no room.
+    pub left_out: u32,
+    /// The preferred level, if there was one, and whether all workers are in one domain of it.
+    pub preferred: Option<(Level, bool)>,
+    /// Whether it is proven that no placement is better; if not, the search was bounded.
+    pub exact: bool,
+    /// What was placed, in words: `2 workers × 8 GPUs`.
+    pub wanted: String,
+}
+
+/// The sentence for people: `2 workers × 8 GPUs on node-1, node-2; zones used 1, racks used 1, hosts used 2`.
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut nodes: Vec<&str> = self.workers.iter().map(|worker| worker.node.as_str()).collect();
+        nodes.dedup();
+        write!(f, "{} on ", self.wanted)?;
+        const SHOWN: usize = 8;
+        for (nth, node) in nodes.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{node}", if nth == 0 { "" } else { ", " })?;
+        }
+        if nodes.len() > SHOWN {
+            write!(f, " and {} more", nodes.len() - SHOWN)?;
+        }
+        for (nth, term) in self.terms.iter().filter(|term| term.name.ends_with("used")).enumerate() {
+            write!(f, "{} {} {}", if nth == 0 { ";" } else { "," }, term.name, term.value)?;
+        }
+        match &self.preferred {
+            Some((level, true)) => write!(f, "; all in one {level}, as preferred")?,
+            Some((level, false)) => write!(f, "; not all in one {level}, though preferred: none has the room")?,
+            None => {}
+        }
+        match self.left_out {
+            0 => {}
+            1 => f.write_str("; 1 worker beyond the minimum has no room")?,
+            n => write!(f, "; {n} workers beyond the minimum have no room")?,
+        }
+        if !self.exact {
+            f.write_str("; a better placement is not ruled out")?;
+        }
+        Ok(())
+    }
+}
+
+impl Placement {
+    /// The same as lines: terms, then workers by rank.
+    pub fn tree(&self) -> String {
+        let mut lines = vec![self.to_string()];
+        lines.extend(self.terms.iter().map(|term| format!("  {}: {}", term.name, term.value)));
+        for worker in &self.workers {
+            let gpus: Vec<&str> = worker.gpus.iter().map(GpuUuid::as_str).collect();
+            lines.push(format!(
+                "  rank {} {}-{} on {}: {}",
+                worker.rank,
+                worker.group,
+                worker.index,
+                worker.node,
+                gpus.join(",")
+            ));
+        }
+        lines.join("\n")
+    }
+}
+
+/// Places the workers of `gang` that do not run yet; any node may take them.
+///
+/// # Errors
+/// [`NoPlacement`] says what is missing, level by level.
+pub fn place(cluster: &Cluster, gang: &Gang) -> Result<Placement, NoPlacement> {
+    place_where(cluster, gang, &|_, _| Ok(()))
+}
+
+/// Places the workers of `gang` that do not run yet, on nodes for which `eligible` has no objection.
+///
+/// # Errors
+/// [`NoPlacement`] says what is missing, level by level.
+pub fn place_where(cluster: &Cluster, gang: &Gang, eligible: Eligibility<'_>) -> Result<Placement, NoPlacement> {
+    solve::solve(cluster, gang, eligible)
+}

@@ -1,0 +1,65 @@
+//! Which worker goes to which of the places found: indices follow the tree, slices stay together.
+
+use std::collections::BTreeMap;
+
+use super::room::Ask;
+use crate::tree::Tree;
+
+/// Gives the missing indices of a group to `places` (seats in tree order, one entry per worker): for each place the
+/// lowest index whose slices are begun in the place's domains, innermost slice first, else the lowest of a slice not
+/// begun, else the lowest there is.
+///
+/// The counts per domain are sums of begun slices' gaps and whole slices ([`super::solve`]), so every slice that is
+/// begun in a domain is also finished there.
+pub(super) fn assign(tree: &Tree, ask: &Ask<'_>, places: &[u32]) -> Vec<(u32, u32)> {
+    let mut open: Vec<u32> = ask.missing.clone();
+    if ask.slices.is_empty() {
+        return open.into_iter().zip(places.iter().copied()).collect();
+    }
+    let domain = |seat: u32, depth: usize| Place::of(tree, seat, depth);
+    // Where each slice was begun, per slice level.
+    let mut begun: Vec<BTreeMap<u32, Place>> = ask
+        .slices
+        .iter()
+        .map(|&(depth, size)| ask.running.iter().map(|(&index, &seat)| (index / size, domain(seat, depth))).collect())
+        .collect();
+    let mut assigned = Vec::with_capacity(places.len());
+    for &seat in places {
+        // How well an index suits: 0 if its innermost slice is begun here, 1 if the next one out is, …; not at all if a
+        // slice of it is begun elsewhere.
+        let suits = |index: u32| {
+            let mut rank = ask.slices.len();
+            for (nth, &(depth, size)) in ask.slices.iter().enumerate() {
+                match begun[nth].get(&(index / size)) {
+                    Some(at) if *at == domain(seat, depth) => rank = ask.slices.len() - 1 - nth,
+                    Some(_) => return None,
+                    None => {}
+                }
+            }
+            Some(rank)
+        };
+        let best = open.iter().enumerate().filter_map(|(at, &index)| Some((suits(index)?, index, at))).min();
+        let Some((_, index, at)) = best else { continue };
+        open.remove(at);
+        for (nth, &(depth, size)) in ask.slices.iter().enumerate() {
+            begun[nth].entry(index / size).or_insert_with(|| domain(seat, depth));
+        }
+        assigned.push((index, seat));
+    }
+    assigned.sort_unstable();
+    assigned
+}
+
+/// A domain of some level, the node level included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    Domain(u32),
+    Seat(u32),
+}
+
+impl Place {
+    /// Where a seat is at a depth.
+    pub(super) fn of(tree: &Tree, seat: u32, depth: usize) -> Self {
+        tree.domain_of_seat(seat, depth).map_or(Self::Seat(seat), Self::Domain)
+    }
+}

@@ -1,0 +1,197 @@
+//! What is left of the cluster while a gang is being placed, and how many workers of a group a node can take.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Eligibility;
+use crate::gang::Group;
+use crate::tree::Tree;
+use crate::why::Exclusion;
+use crate::{Gpu, GpuSet, Level, Resources, Seat, Standing};
+
+/// A group with what its placing needs beside its definition.
+#[derive(Clone, Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) group: &'a Group,
+    /// Indices of the workers that have no place.
+    pub(super) missing: Vec<u32>,
+    /// Seats of the workers that run, by index.
+    pub(super) running: BTreeMap<u32, u32>,
+    /// The level that binds this group alone.
+    pub(super) required: Option<usize>,
+    /// Slices by depth of their level, outermost first.
+    pub(super) slices: Vec<(usize, u32)>,
+    /// Levels whose label a node must have.
+    pub(super) labels: Vec<(usize, Level)>,
+}
+
+/// The cluster less what was given to the gang so far.
+#[derive(Clone)]
+pub(super) struct State<'a> {
+    pub(super) tree: &'a Tree,
+    changed: BTreeMap<u32, Room>,
+    /// GPUs given below each domain.
+    given: BTreeMap<u32, u32>,
+    /// Domains and seats where workers of the gang are.
+    used_domains: BTreeSet<u32>,
+    used_seats: BTreeSet<u32>,
+}
+
+/// What is left on one node.
+#[derive(Clone, Debug)]
+struct Room {
+    free: GpuSet,
+    spare: Resources,
+}
+
+impl<'a> State<'a> {
+    pub(super) fn new(tree: &'a Tree) -> Self {
+        Self {
+            tree,
+            changed: BTreeMap::new(),
+            given: BTreeMap::new(),
+            used_domains: BTreeSet::new(),
+            used_seats: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn seat(&self, id: u32) -> Option<&'a Seat> {
+        self.tree.seat(id)
+    }
+
+    /// GPUs of a seat that a worker of `group` may get.
+    pub(super) fn free(&self, id: u32, group: &Group) -> GpuSet {
+        let Some(seat) = self.seat(id) else { return GpuSet::EMPTY };
+        let free = self.changed.get(&id).map_or_else(|| seat.free(), |room| room.free);
+        free.intersection(suitable(seat, group))
+    }
+
+    /// How many GPUs of a seat can still be given to workers of `group`.
+    pub(super) fn free_count(&self, id: u32, group: &Group) -> u32 {
+        let unidentified = self.seat(id).map_or(0, |seat| seat.unidentified);
+        (self.free(id, group).len() as u32).saturating_sub(unidentified)
+    }
+
+    /// GPUs of any kind that can still be given away on a seat.
+    pub(super) fn free_on(&self, id: u32) -> u32 {
+        let Some(seat) = self.seat(id) else { return 0 };
+        let free = self.changed.get(&id).map_or_else(|| seat.free(), |room| room.free);
+        (free.len() as u32).saturating_sub(seat.unidentified)
+    }
+
+    /// GPUs of any kind that can still be given away below a domain.
+    pub(super) fn free_below(&self, domain: u32) -> u32 {
+        self.tree.domain(domain).free.saturating_sub(self.given.get(&domain).copied().unwrap_or(0))
+    }
+
+    /// Whether nobody, this gang included, has a GPU on a seat.
+    pub(super) fn seat_is_idle(&self, id: u32) -> bool {
+        !self.changed.contains_key(&id) && self.seat(id).is_some_and(Seat::is_idle)
+    }
+
+    /// Whether nobody, this gang included, has a GPU below a domain.
+    pub(super) fn domain_is_idle(&self, domain: u32) -> bool {
+        self.tree.domain(domain).busy == 0 && !self.given.contains_key(&domain)
+    }
+
+    pub(super) fn domain_is_used(&self, domain: u32) -> bool {
+        self.used_domains.contains(&domain)
+    }
+
+    pub(super) fn seat_is_used(&self, seat: u32) -> bool {
+        self.used_seats.contains(&seat)
+    }
+
+    /// Notes that a worker of the gang is here.
+    pub(super) fn mark_used(&mut self, seat: u32) {
+        self.used_seats.insert(seat);
+        self.used_domains.extend(self.tree.ancestors(self.tree.parent_of_seat(seat)));
+    }
+
+    /// Gives GPUs and other resources of a seat to `workers` workers of `group`.
+    pub(super) fn give(&mut self, id: u32, group: &Group, workers: u32, gpus: GpuSet) {
+        let Some(seat) = self.seat(id) else { return };
+        let room = self.changed.entry(id).or_insert_with(|| Room { free: seat.free(), spare: seat.spare.clone() });
+        room.free = room.free.difference(gpus);
+        for _ in 0..workers {
+            room.spare.subtract(&group.resources);
+        }
+        for domain in self.tree.ancestors(self.tree.parent_of_seat(id)) {
+            *self.given.entry(domain).or_default() += gpus.len() as u32;
+        }
+        self.mark_used(id);
+    }
+
+    /// How many workers of a group a seat can take, at least one, or why none.
+    pub(super) fn capacity(&self, id: u32, ask: &Ask<'_>, eligible: Eligibility<'_>) -> Result<u32, Exclusion> {
+        let group = ask.group;
+        let Some(seat) = self.seat(id) else { return Ok(0) };
+        eligible(group, seat.name())?;
+        match seat.member.standing {
+            Standing::Ready => {}
+            Standing::NotReady => return Err(Exclusion::NotReady),
+            Standing::Cordoned => return Err(Exclusion::Cordoned),
+        }
+        for (depth, level) in &ask.labels {
+            if seat.path.get(*depth).is_some_and(Option::is_none) {
+                return Err(Exclusion::LevelLabelMissing { level: level.clone() });
+            }
+        }
+        let by_gpus = self.gpu_capacity(id, seat, group)?;
+        let spare = self.changed.get(&id).map_or(&seat.spare, |room| &room.spare);
+        let by_resources = match spare.times(&group.resources) {
+            Some((0, name)) => {
+                let (free, needs) = (spare.get(name), group.resources.get(name));
+                return Err(Exclusion::Resource { name: name.to_owned(), free, needs });
+            }
+            Some((times, _)) => u32::try_from(times).unwrap_or(u32::MAX),
+            None => u32::MAX,
+        };
+        Ok(by_gpus.min(by_resources).min(group.replicas))
+    }
+
+    fn gpu_capacity(&self, id: u32, seat: &Seat, group: &Group) -> Result<u32, Exclusion> {
+        let needs = group.gpus;
+        if needs == 0 {
+            return Ok(u32::MAX);
+        }
+        let free = self.free_count(id, group);
+        if free >= needs {
+            return Ok(free / needs);
+        }
+        let node = &seat.member.node;
+        let suitable = suitable(seat, group);
+        if suitable.is_empty() && !node.gpus().is_empty() {
+            let first = &node.gpus()[0];
+            let has = match &first.mig_profile {
+                Some(profile) => format!("{} in {profile} slices", first.product),
+                None => first.product.to_string(),
+            };
+            return Err(Exclusion::WrongProduct { has });
+        }
+        let count = |set: GpuSet| set.len() as u32;
+        let healthy = suitable.intersection(node.healthy());
+        let unheld = count(healthy.difference(seat.taken)).saturating_sub(seat.unidentified);
+        Err(if count(suitable) < needs {
+            Exclusion::TooFewGpus { has: count(suitable), needs }
+        } else if count(healthy) < needs {
+            Exclusion::GpusUnhealthy { healthy: count(healthy), needs }
+        } else if unheld < needs {
+            Exclusion::GpusTaken { free: unheld, needs }
+        } else {
+            Exclusion::PlannedForAnother { free, needs }
+        })
+    }
+}
+
+/// GPUs of the kind that a group asks for, free or not.
+fn suitable(seat: &Seat, group: &Group) -> GpuSet {
+    let suits = |gpu: &Gpu| {
+        let product = group.product.as_deref().is_none_or(|wanted| contains_ignoring_case(&gpu.product, wanted));
+        product && gpu.mig_profile.as_deref() == group.mig_profile.as_deref()
+    };
+    seat.member.node.positions(suits)
+}
+
+fn contains_ignoring_case(text: &str, wanted: &str) -> bool {
+    text.to_lowercase().contains(&wanted.to_lowercase())
+}

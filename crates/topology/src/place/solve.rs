@@ -1,0 +1,366 @@
+//! From a gang to a placement: candidate domains, group after group, and what to do when not all have room.
+
+use super::ask::{Question, question};
+use super::pack::Packer;
+use super::ranks::{Place, assign};
+use super::room::{Ask, State};
+use super::table::{Split, Split1, Terms, packed};
+use super::{Eligibility, Placement, Term, Worker, explain};
+use crate::gang::Gang;
+use crate::tree::ROOT;
+use crate::why::NoPlacement;
+use crate::{Cluster, NodeName};
+
+/// Candidate domains that are tried for a gang of several groups before the search gives up.
+const MOST_CANDIDATES: usize = 20_000;
+
+pub(super) fn solve(cluster: &Cluster, gang: &Gang, eligible: Eligibility<'_>) -> Result<Placement, NoPlacement> {
+    let question = question(cluster, gang)?;
+    let mut search = Search::new(cluster, &question, eligible);
+    let full: Vec<u32> = question.asks.iter().map(|ask| ask.missing.len() as u32).collect();
+    if let Some(found) = search.attempt(&full) {
+        return Ok(search.placement(gang, found));
+    }
+    match search.partial(&full) {
+        Some(found) => Ok(search.placement(gang, found)),
+        None => Err(NoPlacement::NoRoom(Box::new(explain::no_room(cluster, gang, &question, eligible, search.proven)))),
+    }
+}
+
+/// A place for so many workers of each group.
+#[derive(Clone)]
+pub(super) struct Found {
+    cost: Vec<i64>,
+    /// By group.
+    splits: Vec<Split>,
+    workers: Vec<u32>,
+    exact: bool,
+}
+
+struct Search<'a> {
+    cluster: &'a Cluster,
+    question: &'a Question<'a>,
+    eligible: Eligibility<'a>,
+    start: State<'a>,
+    packer: Packer,
+    /// Groups in the order in which they are placed: those with the most GPUs per worker first.
+    order: Vec<usize>,
+    /// Whether a failure so far proves that there is no place.
+    proven: bool,
+}
+
+impl<'a> Search<'a> {
+    fn new(cluster: &'a Cluster, question: &'a Question<'a>, eligible: Eligibility<'a>) -> Self {
+        let mut start = State::new(cluster.tree());
+        for ask in &question.asks {
+            for &seat in ask.running.values() {
+                start.mark_used(seat);
+            }
+        }
+        let mut order: Vec<usize> = (0..question.asks.len()).collect();
+        order.sort_by_key(|&group| std::cmp::Reverse(question.asks[group].group.gpus));
+        Self { cluster, question, eligible, start, packer: Packer::default(), order, proven: true }
+    }
+
+    fn levels(&self) -> usize {
+        self.cluster.levels().len() + 1
+    }
+
+    /// Places so many workers of each group, or finds that it cannot.
+    fn attempt(&mut self, workers: &[u32]) -> Option<Found> {
+        let wanted = workers.iter().filter(|&&workers| workers > 0).count();
+        if wanted > 1 {
+            self.several(workers)
+        } else {
+            let candidates = self.candidates(self.question.required);
+            self.best_of(&candidates, workers)
+        }
+    }
+
+    /// Several groups: the innermost level of which one domain holds them all, else all over the cluster.
+    fn several(&mut self, workers: &[u32]) -> Option<Found> {
+        let outermost = self.question.required;
+        for depth in (outermost.unwrap_or(0)..self.levels()).rev() {
+            let candidates = self.candidates(Some(depth));
+            if let Some(found) = self.best_of(&candidates, workers) {
+                return Some(found);
+            }
+        }
+        if outermost.is_some() { None } else { self.best_of(&[Place::Domain(ROOT)], workers) }
+    }
+
+    /// Domains of a level, those with running workers only where the gang is bound to one.
+    fn candidates(&self, depth: Option<usize>) -> Vec<Place> {
+        let tree = self.start.tree;
+        let Some(depth) = depth else { return vec![Place::Domain(ROOT)] };
+        if let (Some(bound), true) = (self.question.bound_to, self.question.required == Some(depth)) {
+            return vec![bound];
+        }
+        if depth + 1 == self.levels() {
+            tree.seats_below(ROOT).into_iter().map(Place::Seat).collect()
+        } else {
+            tree.domains_at(depth).into_iter().map(Place::Domain).collect()
+        }
+    }
+
+    /// The candidate with the smallest objective.
+    fn best_of(&mut self, candidates: &[Place], workers: &[u32]) -> Option<Found> {
+        let single = workers.iter().filter(|&&workers| workers > 0).count() <= 1;
+        if single {
+            return self.single(candidates, workers);
+        }
+        let need: u64 =
+            self.order.iter().map(|&g| u64::from(self.question.asks[g].group.gpus) * u64::from(workers[g])).sum();
+        let mut best: Option<Found> = None;
+        let mut tried = 0;
+        for &candidate in candidates {
+            let free = match candidate {
+                Place::Domain(id) => self.start.free_below(id),
+                Place::Seat(id) => self.start.free_on(id),
+            };
+            if u64::from(free) < need {
+                continue;
+            }
+            tried += 1;
+            if tried > MOST_CANDIDATES {
+                self.proven = false;
+                break;
+            }
+            if let Some(found) = self.in_turn(candidate, workers)
+                && best.as_ref().is_none_or(|best| found.cost < best.cost)
+            {
+                best = Some(found);
+            }
+        }
+        best.map(|best| Found { exact: false, ..best })
+    }
+
+    /// One group: each candidate solved for itself.
+    fn single(&mut self, candidates: &[Place], workers: &[u32]) -> Option<Found> {
+        let levels = self.levels();
+        let mut found = Found {
+            cost: vec![0; Terms { levels }.width()],
+            splits: vec![Split::new(); workers.len()],
+            workers: workers.to_vec(),
+            exact: true,
+        };
+        let Some(group) = workers.iter().position(|&workers| workers > 0) else { return Some(found) };
+        let ask = &self.question.asks[group];
+        let mut split = Split1::new(&self.start, ask, &mut self.packer, self.eligible, levels);
+        let mut best: Option<(Vec<i64>, Split)> = None;
+        for &candidate in candidates {
+            for place in within(&self.start, candidate, ask.required) {
+                if let Some(one) = split.best(place, workers[group])
+                    && best.as_ref().is_none_or(|best| one.0 < best.0)
+                {
+                    best = Some(one);
+                }
+            }
+        }
+        let exact = split.exact;
+        let (cost, one) = best?;
+        found.cost = cost;
+        found.splits[group] = one;
+        found.exact = exact;
+        Some(found)
+    }
+
+    /// All groups in one candidate, one after the other.
+    fn in_turn(&mut self, candidate: Place, workers: &[u32]) -> Option<Found> {
+        let levels = self.levels();
+        let mut state = self.start.clone();
+        let mut found = Found {
+            cost: vec![0; Terms { levels }.width()],
+            splits: vec![Split::new(); workers.len()],
+            workers: workers.to_vec(),
+            exact: true,
+        };
+        for &group in &self.order {
+            if workers[group] == 0 {
+                continue;
+            }
+            let ask = &self.question.asks[group];
+            let mut best: Option<(Vec<i64>, Split)> = None;
+            let mut split = Split1::new(&state, ask, &mut self.packer, self.eligible, levels);
+            for place in within(&self.start, candidate, ask.required) {
+                if let Some(one) = split.best(place, workers[group])
+                    && best.as_ref().is_none_or(|best| one.0 < best.0)
+                {
+                    best = Some(one);
+                }
+            }
+            let Some((cost, one)) = best else {
+                self.proven &= self.divisible();
+                return None;
+            };
+            for &(seat, workers) in &one {
+                let packed = packed(&state, ask, &mut self.packer, seat, workers);
+                let gpus = packed.sets.iter().copied().fold(crate::GpuSet::EMPTY, crate::GpuSet::union);
+                state.give(seat, ask.group, workers, gpus);
+            }
+            for (sum, term) in found.cost.iter_mut().zip(cost) {
+                *sum += term;
+            }
+            found.splits[group] = one;
+        }
+        Some(found)
+    }
+
+    /// Whether placing the groups one after the other, most GPUs first, finds a place wherever there is one: GPUs are
+    /// all that counts, nothing binds a group by itself, and each size divides the one before.
+    ///
+    /// For then a node with *c* free GPUs has room for ⌊c/g⌋ workers of the next size *g* less what the larger ones
+    /// took, and as *g* divides their sizes that does not depend on which nodes they went to.
+    fn divisible(&self) -> bool {
+        let groups = self.order.iter().map(|&group| &self.question.asks[group]);
+        let plain = groups.clone().all(|ask| {
+            let group = ask.group;
+            group.resources.is_empty() && group.product.is_none() && ask.required.is_none() && ask.slices.is_empty()
+        });
+        let sizes: Vec<u32> = groups.map(|ask| ask.group.gpus).filter(|&gpus| gpus > 0).collect();
+        plain && sizes.windows(2).all(|pair| pair[0].is_multiple_of(pair[1]))
+    }
+
+    /// As many workers as there is room for, no fewer than the minimum of each group: first the minima, then group after
+    /// group as many more as fit.
+    fn partial(&mut self, full: &[u32]) -> Option<Found> {
+        let asks = &self.question.asks;
+        let mut workers: Vec<u32> = Vec::with_capacity(full.len());
+        for (ask, &full) in asks.iter().zip(full) {
+            let running = ask.running.len() as u32;
+            let least = ask.group.min.map_or(full, |min| min.saturating_sub(running).min(full));
+            workers.push(least.next_multiple_of(unit(ask)).min(full));
+        }
+        if workers == full {
+            return None;
+        }
+        let mut found = self.attempt(&workers)?;
+        for group in 0..full.len() {
+            let unit = unit(&asks[group]);
+            // Room does not come back as the number grows, so the most that fit can be found by halving.
+            let (mut fits, mut fails) = (workers[group] / unit, full[group] / unit + 1);
+            while fails - fits > 1 {
+                let middle = (fits + fails) / 2;
+                let mut more = workers.clone();
+                more[group] = middle * unit;
+                match self.attempt(&more) {
+                    Some(better) => (found, fits) = (better, middle),
+                    None => fails = middle,
+                }
+            }
+            workers[group] = fits * unit;
+        }
+        Some(found)
+    }
+
+    /// The answer in the caller's terms.
+    fn placement(&mut self, gang: &Gang, found: Found) -> Placement {
+        let tree = self.cluster.tree();
+        let levels = self.levels();
+        let mut state = self.start.clone();
+        let mut workers: Vec<(usize, u32, u32, Vec<crate::GpuUuid>)> = Vec::new();
+        for &group in &self.order {
+            let ask = &self.question.asks[group];
+            let mut sets = std::collections::BTreeMap::new();
+            for &(seat, workers) in &found.splits[group] {
+                let packed = packed(&state, ask, &mut self.packer, seat, workers);
+                let gpus = packed.sets.iter().copied().fold(crate::GpuSet::EMPTY, crate::GpuSet::union);
+                state.give(seat, ask.group, workers, gpus);
+                sets.insert(seat, packed.sets.clone().into_iter());
+            }
+            let rooms: std::collections::BTreeMap<u32, u32> = found.splits[group].iter().copied().collect();
+            let in_order = tree.seats_below(ROOT).into_iter().filter_map(|seat| Some((seat, *rooms.get(&seat)?)));
+            let places: Vec<u32> =
+                in_order.flat_map(|(seat, workers)| std::iter::repeat_n(seat, workers as usize)).collect();
+            for (index, seat) in assign(tree, ask, &places) {
+                let gpus = sets.get_mut(&seat).and_then(Iterator::next).unwrap_or_default();
+                let gpus = state.seat(seat).map(|seat| seat.member.node.uuids(gpus)).unwrap_or_default();
+                workers.push((group, index, seat, gpus));
+            }
+        }
+        workers.sort_unstable();
+        let workers = self.ranked(gang, workers);
+        let left_out = self.question.asks.iter().map(|ask| ask.missing.len() as u32).sum::<u32>()
+            - found.workers.iter().sum::<u32>();
+        let preferred = gang.preferred.clone().and_then(|level| {
+            let depth = self.cluster.depth(&level)?;
+            let running = self.question.asks.iter().flat_map(|ask| ask.running.values().copied());
+            let placed = found.splits.iter().flatten().map(|&(seat, _)| seat);
+            let mut places: Vec<Place> = running.chain(placed).map(|seat| Place::of(tree, seat, depth)).collect();
+            places.sort_unstable();
+            places.dedup();
+            Some((level, places.len() <= 1))
+        });
+        Placement {
+            workers,
+            terms: self.terms(&found.cost, levels),
+            left_out,
+            preferred,
+            exact: found.exact,
+            wanted: explain::wanted(gang, &found.workers),
+        }
+    }
+
+    /// Ranks count the workers there are, running or new, group after group.
+    fn ranked(&self, gang: &Gang, placed: Vec<(usize, u32, u32, Vec<crate::GpuUuid>)>) -> Vec<Worker> {
+        let mut before = 0;
+        let mut workers = Vec::with_capacity(placed.len());
+        let mut placed = placed.into_iter().peekable();
+        for (group, ask) in self.question.asks.iter().enumerate() {
+            let mut new = Vec::new();
+            while let Some(worker) = placed.next_if(|worker| worker.0 == group) {
+                new.push(worker);
+            }
+            let mut present: Vec<u32> = ask.running.keys().copied().chain(new.iter().map(|worker| worker.1)).collect();
+            present.sort_unstable();
+            for (_, index, seat, gpus) in new {
+                let rank = before + present.partition_point(|&other| other < index) as u32;
+                let node = self.start.seat(seat).map_or_else(|| NodeName::from(""), |seat| seat.name().clone());
+                workers.push(Worker { group: gang.groups[group].name.clone(), index, rank, node, gpus });
+            }
+            before += present.len() as u32;
+        }
+        workers
+    }
+
+    fn terms(&self, cost: &[i64], levels: usize) -> Vec<Term> {
+        let terms = Terms { levels };
+        let names = self.cluster.levels().iter().map(|level| level.name.as_str()).chain(["host"]);
+        let names: Vec<&str> = names.collect();
+        let mut named = Vec::with_capacity(cost.len());
+        let mut add = |name: String, at: usize| named.push(Term { name, value: cost[at] });
+        for (depth, level) in names.iter().enumerate() {
+            add(format!("{level}s used"), terms.used(depth));
+        }
+        add("weak workers".to_owned(), terms.weak());
+        for (depth, level) in names.iter().enumerate() {
+            add(format!("{level}s opened"), terms.opened(depth));
+        }
+        for (depth, level) in names.iter().enumerate() {
+            add(format!("GPUs left over by {level}"), terms.left(depth));
+        }
+        add("wires (negated)".to_owned(), terms.wires());
+        add("worth lost to later jobs".to_owned(), terms.worth());
+        named
+    }
+}
+
+/// In what steps the number of workers of a group can be changed.
+fn unit(ask: &Ask<'_>) -> u32 {
+    ask.slices.first().map_or(1, |&(_, size)| size)
+}
+
+/// The domains within `top` that may hold a whole group.
+fn within(state: &State<'_>, top: Place, required: Option<usize>) -> Vec<Place> {
+    let tree = state.tree;
+    let (Some(required), Place::Domain(id)) = (required, top) else { return vec![top] };
+    match tree.domain(id).depth {
+        Some(depth) if depth >= required => vec![top],
+        _ => {
+            let mut places: Vec<Place> =
+                tree.seats_below(id).into_iter().map(|seat| Place::of(tree, seat, required)).collect();
+            places.dedup();
+            places
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A node in the cluster, with what follows from the claims on it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{Claim, DomainName, GpuSet, Member, NodeName, Owner, Resources};
+
+/// A node, its place in the levels and what of it is left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seat {
+    /// The node.
+    pub member: Member,
+    /// Its domain at each level above the node, outermost first; none where the label is missing.
+    pub path: Box<[Option<DomainName>]>,
+    /// GPUs that pods hold.
+    pub taken: GpuSet,
+    /// GPUs planned for pods and not yet held.
+    pub planned: GpuSet,
+    /// GPUs that pods hold without it being known which.
+    pub unidentified: u32,
+    /// What is left beside GPUs.
+    pub spare: Resources,
+}
+
+impl Seat {
+    pub(crate) fn new(
+        member: Member,
+        path: Box<[Option<DomainName>]>,
+        claims: Option<&BTreeMap<Owner, Arc<Claim>>>,
+    ) -> Self {
+        let (taken, planned, spare) = (GpuSet::EMPTY, GpuSet::EMPTY, Resources::new());
+        let mut seat = Self { member, path, taken, planned, unidentified: 0, spare };
+        seat.count(claims);
+        seat
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &NodeName {
+        self.member.node.name()
+    }
+
+    /// Healthy GPUs that nobody is known to hold or plan.
+    pub fn free(&self) -> GpuSet {
+        self.member.node.healthy().difference(self.taken).difference(self.planned)
+    }
+
+    /// How many GPUs can still be given away: the free ones less those held without it being known which.
+    pub fn free_count(&self) -> u32 {
+        (self.free().len() as u32).saturating_sub(self.unidentified)
+    }
+
+    /// Whether nobody holds or plans a GPU here.
+    pub fn is_idle(&self) -> bool {
+        self.taken.is_empty() && self.planned.is_empty() && self.unidentified == 0
+    }
+
+    pub(crate) fn count(&mut self, claims: Option<&BTreeMap<Owner, Arc<Claim>>>) {
+        self.taken = GpuSet::EMPTY;
+        self.planned = GpuSet::EMPTY;
+        self.unidentified = 0;
+        self.spare = self.member.allocatable.clone();
+        for claim in claims.into_iter().flat_map(BTreeMap::values) {
+            // A GPU that the node no longer has is not there to be counted.
+            let gpus: GpuSet = claim.gpus.iter().filter_map(|uuid| self.member.node.position(uuid.as_str())).collect();
+            if claim.planned {
+                self.planned = self.planned.union(gpus);
+            } else {
+                self.taken = self.taken.union(gpus);
+            }
+            self.unidentified = self.unidentified.saturating_add(claim.unidentified_gpus);
+            self.spare.subtract(&claim.resources);
+        }
+        self.planned = self.planned.difference(self.taken);
+    }
+}

@@ -1,0 +1,260 @@
+//! The tree of domains over the nodes, with sums that change along one path per event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{DomainName, NodeName, Seat};
+
+/// The whole cluster: the domain above all levels.
+pub(crate) const ROOT: u32 = 0;
+
+/// Domains and seats by number. Numbers of what was removed are used again.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    levels: usize,
+    domains: Vec<Arc<Domain>>,
+    seats: Vec<Option<Arc<Seat>>>,
+    parents: Vec<u32>,
+    by_name: BTreeMap<NodeName, u32>,
+    unused_domains: Vec<u32>,
+    unused_seats: Vec<u32>,
+}
+
+/// One domain.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Domain {
+    pub(crate) key: Key,
+    pub(crate) parent: u32,
+    /// Level of this domain, 0 for the outermost; the root has none.
+    pub(crate) depth: Option<usize>,
+    /// Domains one level below, by key; empty at the innermost level.
+    pub(crate) children: Vec<u32>,
+    /// Nodes by name; only at the innermost level.
+    pub(crate) seats: Vec<u32>,
+    /// Nodes below.
+    pub(crate) nodes: u32,
+    /// GPUs below that can be given away.
+    pub(crate) free: u32,
+    /// Nodes below of which a GPU is held or planned.
+    pub(crate) busy: u32,
+}
+
+/// What tells a domain from its siblings.
+///
+/// Nodes whose label is missing share a domain if they have a label further in: a cluster without zone labels has one
+/// unnamed zone with its racks. A node without any further label is alone: nothing says that it is near another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) name: Option<DomainName>,
+    alone: Option<NodeName>,
+}
+
+impl Tree {
+    pub(crate) fn new(levels: usize) -> Self {
+        Self {
+            levels,
+            domains: vec![Arc::new(Domain::default())],
+            seats: Vec::new(),
+            parents: Vec::new(),
+            by_name: BTreeMap::new(),
+            unused_domains: Vec::new(),
+            unused_seats: Vec::new(),
+        }
+    }
+
+    pub(crate) fn domain(&self, id: u32) -> &Domain {
+        &self.domains[id as usize]
+    }
+
+    /// A seat by a number taken from this tree.
+    pub(crate) fn seat(&self, id: u32) -> Option<&Seat> {
+        self.seats[id as usize].as_deref()
+    }
+
+    pub(crate) fn parent_of_seat(&self, id: u32) -> u32 {
+        self.parents[id as usize]
+    }
+
+    pub(crate) fn seat_id(&self, name: &NodeName) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn seat_named(&self, name: &NodeName) -> Option<&Seat> {
+        self.seat(self.seat_id(name)?)
+    }
+
+    pub(crate) fn seats_by_name(&self) -> impl Iterator<Item = &Seat> {
+        self.by_name.values().filter_map(|&id| self.seat(id))
+    }
+
+    /// One more than the highest number of a seat.
+    pub(crate) fn seat_bound(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// One more than the highest number of a domain.
+    pub(crate) fn domain_bound(&self) -> usize {
+        self.domains.len()
+    }
+
+    /// The domains of a level, in the order of their paths.
+    pub(crate) fn domains_at(&self, depth: usize) -> Vec<u32> {
+        let mut level = vec![ROOT];
+        for _ in 0..=depth.min(self.levels) {
+            level = level.iter().flat_map(|&id| self.domain(id).children.iter().copied()).collect();
+        }
+        level
+    }
+
+    /// The seats below a domain, in the order of their paths.
+    pub(crate) fn seats_below(&self, id: u32) -> Vec<u32> {
+        let mut found = Vec::with_capacity(self.domain(id).nodes as usize);
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            let domain = self.domain(id);
+            open.extend(domain.children.iter().rev());
+            found.extend(&domain.seats);
+        }
+        found
+    }
+
+    /// The domain of a seat at a level.
+    pub(crate) fn domain_of_seat(&self, seat: u32, depth: usize) -> Option<u32> {
+        self.ancestors(self.parent_of_seat(seat)).find(|&id| self.domain(id).depth == Some(depth))
+    }
+
+    /// A domain and all above it, the root last.
+    pub(crate) fn ancestors(&self, id: u32) -> impl Iterator<Item = u32> {
+        std::iter::successors(Some(id), |&id| (id != ROOT).then(|| self.domain(id).parent))
+    }
+
+    /// Adds a seat, or replaces the one of that name.
+    pub(crate) fn insert(&mut self, seat: Seat) {
+        let name = seat.name().clone();
+        let moved = self.seat_named(&name).is_some_and(|old| old.path != seat.path);
+        if moved {
+            self.remove(&name);
+        }
+        if let Some(id) = self.seat_id(&name) {
+            let old = self.seats[id as usize].replace(Arc::new(seat));
+            self.adjust(id, old.as_deref());
+            return;
+        }
+        let parent = self.descend(&seat);
+        let id = match self.unused_seats.pop() {
+            Some(id) => id,
+            None => {
+                self.seats.push(None);
+                self.parents.push(ROOT);
+                (self.seats.len() - 1) as u32
+            }
+        };
+        self.seats[id as usize] = Some(Arc::new(seat));
+        self.parents[id as usize] = parent;
+        let position =
+            self.domain(parent).seats.partition_point(|&other| self.seat(other).is_some_and(|s| *s.name() < name));
+        self.domain_mut(parent).seats.insert(position, id);
+        self.by_name.insert(name, id);
+        self.adjust(id, None);
+    }
+
+    /// Takes a seat out, and the domains that this leaves empty. False if there was none.
+    pub(crate) fn remove(&mut self, name: &NodeName) -> bool {
+        let Some(id) = self.by_name.remove(name) else { return false };
+        let old = self.seats[id as usize].take();
+        self.adjust(id, old.as_deref());
+        let mut at = self.parent_of_seat(id);
+        self.domain_mut(at).seats.retain(|&other| other != id);
+        self.unused_seats.push(id);
+        while at != ROOT && self.domain(at).nodes == 0 {
+            let parent = self.domain(at).parent;
+            self.domain_mut(parent).children.retain(|&other| other != at);
+            self.unused_domains.push(at);
+            at = parent;
+        }
+        true
+    }
+
+    /// Changes a seat in place.
+    pub(crate) fn change(&mut self, name: &NodeName, change: impl FnOnce(&mut Seat)) {
+        let Some(id) = self.seat_id(name) else { return };
+        let Some(mut seat) = self.seats[id as usize].take() else { return };
+        let before = Sums::of(Some(&seat));
+        change(Arc::make_mut(&mut seat));
+        self.seats[id as usize] = Some(seat);
+        self.apply(id, before);
+    }
+
+    /// The innermost domain of a seat, made with those above it where they are not there yet.
+    fn descend(&mut self, seat: &Seat) -> u32 {
+        let mut at = ROOT;
+        for (depth, name) in seat.path.iter().enumerate() {
+            let further = seat.path[depth..].iter().any(Option::is_some);
+            let key = Key { name: name.clone(), alone: (!further).then(|| seat.name().clone()) };
+            at = match self.domain(at).children.binary_search_by(|&child| self.domain(child).key.cmp(&key)) {
+                Ok(found) => self.domain(at).children[found],
+                Err(position) => {
+                    let domain = Arc::new(Domain { key, parent: at, depth: Some(depth), ..Domain::default() });
+                    let id = match self.unused_domains.pop() {
+                        Some(id) => {
+                            self.domains[id as usize] = domain;
+                            id
+                        }
+                        None => {
+                            self.domains.push(domain);
+                            (self.domains.len() - 1) as u32
+                        }
+                    };
+                    self.domain_mut(at).children.insert(position, id);
+                    id
+                }
+            };
+        }
+        at
+    }
+
+    fn domain_mut(&mut self, id: u32) -> &mut Domain {
+        Arc::make_mut(&mut self.domains[id as usize])
+    }
+
+    fn adjust(&mut self, id: u32, old: Option<&Seat>) {
+        self.apply(id, Sums::of(old));
+    }
+
+    /// Brings the sums above a seat from what they were with `before` to what the seat says now.
+    fn apply(&mut self, id: u32, before: Sums) {
+        let now = Sums::of(self.seat(id));
+        if now == before {
+            return;
+        }
+        let mut at = self.parent_of_seat(id);
+        loop {
+            let domain = self.domain_mut(at);
+            domain.nodes = domain.nodes + now.nodes - before.nodes;
+            domain.free = domain.free + now.free - before.free;
+            domain.busy = domain.busy + now.busy - before.busy;
+            if at == ROOT {
+                break;
+            }
+            at = domain.parent;
+        }
+    }
+}
+
+/// What a seat adds to the sums of the domains above it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Sums {
+    nodes: u32,
+    free: u32,
+    busy: u32,
+}
+
+impl Sums {
+    fn of(seat: Option<&Seat>) -> Self {
+        seat.map_or_else(Self::default, |seat| Self {
+            nodes: 1,
+            free: seat.free_count(),
+            busy: u32::from(!seat.is_idle()),
+        })
+    }
+}
