@@ -1,1 +1,90 @@
-fn main() {}
+//! `kubectl weft`: what a person on call asks. Reads, and changes nothing.
+//!
+//! ```text
+//!  API server ──cluster──▶ snapshot ──explain, topo──▶ text      (pure; golden files hold it in place)
+//! ```
+
+mod cluster;
+mod explain;
+mod local;
+mod span;
+mod table;
+mod topo;
+mod tree;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Ask Weft: why a job waits, how the GPUs are wired, what a program does on this machine.
+#[derive(Parser)]
+#[command(name = "kubectl-weft", bin_name = "kubectl weft", version, about)]
+struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which cluster, as kubectl's flags say it.
+#[derive(Args, Debug)]
+struct Connection {
+    /// Path of the kubeconfig, instead of $KUBECONFIG or ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig, instead of its current one.
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
+    /// Namespace, instead of the context's.
+    #[arg(long, short, global = true, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say where a job stands and why: what keeps it waiting, its workers with their nodes and GPUs, conditions, events.
+    Explain {
+        /// Name of the GpuJob.
+        job: String,
+    },
+    /// Draw the cluster's levels, nodes and GPUs with health and holders; for one node also the wires between its GPUs.
+    Topo {
+        /// Name of the node; all nodes without it.
+        node: Option<String>,
+    },
+    /// Run a program without Kubernetes, by the `weft-runtime` of this machine.
+    Run(local::Run),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kubectl weft: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let now = jiff::Timestamp::now();
+    match cli.command {
+        Command::Explain { job } => {
+            let cluster = cluster::Cluster::connect(&cli.connection).await?;
+            print!("{}", explain::render(&cluster.job(&job).await?, now));
+        }
+        Command::Topo { node } => {
+            let cluster = cluster::Cluster::connect(&cli.connection).await?;
+            let nodes = cluster.nodes().await?;
+            match node {
+                Some(name) => print!("{}", topo::node(&nodes, &name, now)?),
+                None => print!("{}", topo::all(&nodes, now)),
+            }
+        }
+        Command::Run(run) => return Err(run.exec()),
+    }
+    Ok(())
+}

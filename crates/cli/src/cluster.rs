@@ -1,0 +1,128 @@
+//! What the API server knows, as one snapshot per question.
+
+use anyhow::{Context, Result, anyhow, bail};
+use k8s_openapi::api::core::v1::{Event, Node};
+use kube::api::{Api, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config, ResourceExt};
+use weft_api::job::WorkerPhase;
+use weft_api::{GpuJob, GpuNode, GpuTopology, GpuTopologySpec, names};
+
+use crate::Connection;
+
+/// Workers whose own events are asked for: the first few that do not run say what the others would.
+const PODS_WITH_EVENTS: usize = 4;
+
+/// A connection to the API server.
+pub struct Cluster {
+    client: Client,
+    namespace: String,
+}
+
+/// A job and what is said of it.
+pub struct JobView {
+    pub job: GpuJob,
+    /// Events of the job, and of the first workers that do not run, oldest first.
+    pub events: Vec<Event>,
+    /// Why a job that waits does not fit, by the function that the operator decides with.
+    pub why: Option<String>,
+    /// The nodes that its workers stand on.
+    pub gpu_nodes: Vec<GpuNode>,
+}
+
+/// All nodes, with their levels.
+pub struct NodesView {
+    pub gpu_nodes: Vec<GpuNode>,
+    pub nodes: Vec<Node>,
+    pub topology: GpuTopologySpec,
+}
+
+impl Cluster {
+    pub async fn connect(connection: &Connection) -> Result<Self> {
+        let options = KubeConfigOptions { context: connection.context.clone(), ..Default::default() };
+        let config = match &connection.kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path)
+                    .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
+                Config::from_custom_kubeconfig(file, &options)
+                    .await
+                    .with_context(|| format!("kubeconfig {}", path.display()))?
+            }
+            None if options.context.is_some() => {
+                Config::from_kubeconfig(&options).await.context("kubeconfig (KUBECONFIG or ~/.kube/config)")?
+            }
+            None => {
+                Config::infer().await.context("no kubeconfig and not in a pod: give --kubeconfig or set KUBECONFIG")?
+            }
+        };
+        let namespace = connection.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).context("cannot make a client from the kubeconfig")?;
+        Ok(Self { client, namespace })
+    }
+
+    /// The job with its events and the nodes of its workers.
+    pub async fn job(&self, name: &str) -> Result<JobView> {
+        let jobs: Api<GpuJob> = Api::namespaced(self.client.clone(), &self.namespace);
+        let job = match jobs.get_opt(name).await {
+            Ok(Some(job)) => job,
+            Ok(None) => {
+                // An API server without the CRD answers 404 as well; the list tells the two apart.
+                jobs.list(&ListParams::default().limit(1)).await.map_err(no_weft)?;
+                bail!(
+                    "there is no GpuJob {name} in namespace {}: `kubectl get gpujobs --all-namespaces` lists them",
+                    self.namespace
+                );
+            }
+            Err(error) => return Err(anyhow!(error).context(format!("cannot read GpuJob {name}"))),
+        };
+        let workers = job.status.iter().flat_map(|status| &status.workers);
+        let waiting = workers
+            .clone()
+            .filter(|w| !matches!(w.phase, WorkerPhase::Ready | WorkerPhase::Running | WorkerPhase::Succeeded));
+        let mut events = self.events("GpuJob", name).await?;
+        for worker in waiting.take(PODS_WITH_EVENTS) {
+            events.extend(self.events("Pod", &worker.pod).await?);
+        }
+        events.sort_by_key(crate::explain::last_seen);
+        let on: Vec<_> = workers.filter_map(|worker| worker.node.as_deref()).collect();
+        let gpu_nodes = if on.is_empty() {
+            Vec::new()
+        } else {
+            self.gpu_nodes().await?.into_iter().filter(|node| on.contains(&node.name_any().as_str())).collect()
+        };
+        Ok(JobView { job, events, why: None, gpu_nodes })
+    }
+
+    /// All nodes, with the labels of their levels.
+    pub async fn nodes(&self) -> Result<NodesView> {
+        let topologies: Api<GpuTopology> = Api::all(self.client.clone());
+        let gpu_nodes = self.gpu_nodes().await?;
+        let topology = topologies.get_opt(names::TOPOLOGY_NAME).await.map_err(no_weft)?;
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let nodes = nodes.list(&ListParams::default()).await.context("cannot list nodes")?.items;
+        Ok(NodesView { gpu_nodes, nodes, topology: topology.map_or_else(GpuTopologySpec::fallback, |t| t.spec) })
+    }
+
+    async fn gpu_nodes(&self) -> Result<Vec<GpuNode>> {
+        let api: Api<GpuNode> = Api::all(self.client.clone());
+        Ok(api.list(&ListParams::default()).await.map_err(no_weft)?.items)
+    }
+
+    async fn events(&self, kind: &str, name: &str) -> Result<Vec<Event>> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let of = format!("involvedObject.kind={kind},involvedObject.name={name}");
+        let list = api.list(&ListParams::default().fields(&of)).await;
+        Ok(list.with_context(|| format!("cannot list the events of {kind} {name}"))?.items)
+    }
+}
+
+fn no_weft(error: kube::Error) -> anyhow::Error {
+    match &error {
+        kube::Error::Api(status) if status.code == 404 => {
+            anyhow!(
+                "this cluster does not know Weft's resources: install the chart, `helm install weft charts/weft -n weft-system --create-namespace`"
+            )
+        }
+        _ => anyhow!(error).context("cannot read Weft's resources"),
+    }
+}
