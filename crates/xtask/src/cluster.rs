@@ -1,0 +1,211 @@
+//! `cargo xtask cluster`: a real Kubernetes cluster on this machine, by hand.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::Command,
+    str::FromStr,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args as ClapArgs, Subcommand};
+use weft_cluster::{Cluster, Component, NodeSpec, Options};
+
+use crate::{images, progress::Console, tools};
+
+/// The node label that names a node's rack; see `GpuTopology`.
+pub const RACK_LABEL: &str = "topology.weft.dev/rack";
+
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Which cluster; several can be up at once.
+    #[arg(long, default_value = "dev", global = true)]
+    name: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a cluster, and return when its nodes are ready.
+    Up {
+        /// How many nodes without GPUs.
+        #[arg(long, default_value_t = 2, conflicts_with = "node")]
+        nodes: usize,
+        /// A node: PROFILE@RACK, such as h100x8@rack-a for simulated GPUs, or `none`. Repeat it for more nodes.
+        #[arg(long, value_name = "PROFILE[@RACK]")]
+        node: Vec<NodeWish>,
+        /// An image for the nodes (an OCI archive) besides those in target/images.
+        #[arg(long)]
+        image: Vec<PathBuf>,
+        /// Also start kwok, for nodes without machines.
+        #[arg(long)]
+        kwok: bool,
+        /// The API server's port on 127.0.0.1 [default: 26443 if free].
+        #[arg(long)]
+        api_port: Option<u16>,
+    },
+    /// Add a node to a running cluster.
+    AddNode {
+        /// PROFILE@RACK, or `none`.
+        #[arg(value_name = "PROFILE[@RACK]")]
+        node: NodeWish,
+    },
+    /// Remove a cluster and everything that belonged to it, whatever state it is in.
+    Down,
+    /// Show what runs.
+    Status,
+    /// Run kubectl against it.
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Run Helm against it.
+    Helm {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Run a command in a node (counted from 1), such as `node 1 weft-sim status`.
+    Node {
+        index: usize,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        words: Vec<String>,
+    },
+    /// Run a command of this machine in the control plane's network, from which pods can be reached.
+    Net {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        words: Vec<String>,
+    },
+    /// Put an image (an OCI archive) into all nodes.
+    Load { image: PathBuf },
+    /// Kill a component without grace, such as kubelet-1 or apiserver.
+    Kill { component: Component },
+    /// Start a killed component again.
+    Start { component: Component },
+    /// Switch a node off as a power cut does.
+    PowerOff { index: usize },
+    /// Switch it on again.
+    PowerOn { index: usize },
+}
+
+/// A node on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NodeWish {
+    profile: Option<String>,
+    rack: Option<String>,
+}
+
+impl FromStr for NodeWish {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (profile, rack) = text.split_once('@').map_or((text, None), |(profile, rack)| (profile, Some(rack.to_owned())));
+        Ok(Self { profile: (!matches!(profile, "" | "none")).then(|| profile.to_owned()), rack })
+    }
+}
+
+impl NodeWish {
+    fn spec(&self, index: usize) -> NodeSpec {
+        let node = NodeSpec::new(format!("node-{index}"));
+        let node = self.rack.iter().fold(node, |node, rack| node.label(RACK_LABEL, rack));
+        self.profile.iter().fold(node, |node, profile| node.profile(profile))
+    }
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let console = Console::new();
+    let name = args.name.as_str();
+    let begin = Instant::now();
+    match &args.verb {
+        Verb::Up { nodes, node, image, kwok, api_port } => {
+            weft_cluster::preflight::check(&console)?;
+            let wishes = if node.is_empty() { vec![NodeWish { profile: None, rack: None }; *nodes] } else { node.clone() };
+            let simulator = wishes.iter().any(|wish| wish.profile.is_some()).then(tools::build_simulator).transpose()?;
+            let specs = wishes.iter().zip(1..).map(|(wish, index)| wish.spec(index)).collect();
+            let options = Options {
+                nodes: specs,
+                images: node_images(image)?,
+                kwok: *kwok,
+                api_port: *api_port,
+                simulator,
+                ..Options::new(name)
+            };
+            let cluster = Cluster::up(options, &console)?;
+            println!("Cluster `{name}` is up ({:.1} s).", begin.elapsed().as_secs_f64());
+            println!("  cargo xtask cluster kubectl --name {name} get nodes\n  export KUBECONFIG={}", cluster.kubeconfig().display());
+        }
+        Verb::AddNode { node } => {
+            let mut cluster = Cluster::open(name)?;
+            let simulator = node.profile.is_some().then(tools::build_simulator).transpose()?;
+            let spec = node.spec(cluster.nodes().len() + 1);
+            let index = cluster.add_node(spec, &node_images(&[])?, simulator, &console)?;
+            println!("{} is ready ({:.1} s).", cluster.nodes()[index - 1].name, begin.elapsed().as_secs_f64());
+        }
+        Verb::Down => {
+            let there = weft_cluster::down(name, &console)?;
+            let text = if there { "is down" } else { "was not there: nothing to do" };
+            println!("Cluster `{name}` {text} ({:.1} s).", begin.elapsed().as_secs_f64());
+        }
+        Verb::Status => status(&Cluster::open(name)?),
+        Verb::Kubectl { words } => return become_program(Cluster::open(name)?.kubectl_command()?.args(words)),
+        Verb::Helm { words } => return become_program(Cluster::open(name)?.helm_command()?.args(words)),
+        Verb::Node { index, words } => {
+            let (program, rest) = words.split_first().context("name a command")?;
+            return become_program(Cluster::open(name)?.node_command(*index, program)?.args(rest));
+        }
+        Verb::Net { words } => {
+            let (program, rest) = words.split_first().context("name a command")?;
+            return become_program(Cluster::open(name)?.control_plane_command(program)?.args(rest));
+        }
+        Verb::Load { image } => {
+            let cluster = Cluster::open(name)?;
+            for index in 1..=cluster.nodes().len() {
+                cluster.load_image(index, image)?;
+            }
+        }
+        Verb::Kill { component } => Cluster::open(name)?.kill(*component)?,
+        Verb::Start { component } => Cluster::open(name)?.start(*component)?,
+        Verb::PowerOff { index } => Cluster::open(name)?.power_off(*index)?,
+        Verb::PowerOn { index } => Cluster::open(name)?.power_on(*index, &console)?,
+    }
+    Ok(())
+}
+
+/// The pause image, without which no pod starts, whatever else is built already, and the given ones.
+fn node_images(more: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = vec![images::pause()?];
+    all.extend(images::built()?.into_iter().chain(more.iter().cloned()).filter(|image| !image.ends_with("pause.tar")));
+    Ok(all)
+}
+
+fn status(cluster: &Cluster) {
+    let status = cluster.status();
+    let state = if status.complete { "made" } else { "half made: remove it with `cargo xtask cluster down`" };
+    println!("cluster {} ({state})\nAPI server at 127.0.0.1:{}, KUBECONFIG={}", status.name, status.api_port, status.kubeconfig.display());
+    for (component, pid) in &status.components {
+        match pid {
+            Some(pid) => println!("  {component:<20} runs, pid {pid}"),
+            None => println!("  {component:<20} does not run"),
+        }
+    }
+}
+
+/// Replaces this program, so that the terminal, signals and exit status are the other one's own.
+fn become_program(command: &mut Command) -> Result<()> {
+    let error = command.exec();
+    bail!("cannot start {:?}: {error}", command.get_program())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_wished_by_profile_and_rack() {
+        let spec = |text: &str| text.parse::<NodeWish>().unwrap().spec(3);
+        assert_eq!(spec("h100x8@rack-a"), NodeSpec::new("node-3").label(RACK_LABEL, "rack-a").profile("h100x8"));
+        assert_eq!(spec("none"), NodeSpec::new("node-3"));
+        assert_eq!(spec("none@rack-b"), NodeSpec::new("node-3").label(RACK_LABEL, "rack-b"));
+    }
+}

