@@ -1,13 +1,19 @@
 //! What people type to build, run and test Weft: `cargo xtask …`.
 
 mod cluster;
+mod crds;
+mod demo;
 mod images;
 mod process;
 mod progress;
 mod sim;
+mod test;
 mod tools;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Weft's tasks. `demo` shows the whole of it on this machine; `test` says whether the tree is good.
@@ -20,20 +26,30 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Show the whole of it: a real cluster, the chart, example jobs, failures.
+    Demo(demo::Args),
+    /// Everything that says whether the tree is good.
+    Test(test::Args),
     /// A real Kubernetes cluster on this machine, for tests and for trying things out.
     Cluster(cluster::Args),
     /// Build the container images, as OCI archives in target/images.
     Images(images::Args),
     /// Lay out the simulated driver in a folder for LD_LIBRARY_PATH.
     Sim(sim::Args),
+    /// Write the custom resource definitions that the code generates.
+    Crds(crds::Args),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     // First of all: a copy of this program that is to enter a node's namespaces does so before anything else happens.
     weft_cluster::helper::dispatch();
-    match Cli::parse().task {
-        Task::Cluster(args) => cluster::run(&args),
-        Task::Images(args) => images::run(&args),
-        Task::Sim(args) => sim::run(&args),
+    let done = match Cli::parse().task {
+        Task::Demo(args) => return demo::run(&args),
+        Task::Test(args) => test::run(&args)?,
+        Task::Cluster(args) => cluster::run(&args)?,
+        Task::Images(args) => images::run(&args)?,
+        Task::Sim(args) => sim::run(&args)?,
+        Task::Crds(args) => crds::run(&args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,126 @@
+//! `cargo xtask demo`: the main job end to end on real Kubernetes components, as a story that a newcomer can follow.
+
+mod cluster;
+mod install;
+mod prometheus;
+mod report;
+mod story;
+mod world;
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Result, bail};
+use clap::Args as ClapArgs;
+use weft_cluster::Cluster;
+
+use self::{prometheus::Prometheus, report::Report, story::Stage, world::World};
+use crate::{
+    images::{self, Image, Profile},
+    progress::Console,
+    tools,
+};
+
+/// The namespace of the story's jobs.
+const NAMESPACE: &str = "weft-demo";
+
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// End with one line of JSON; exit code 0 only if all of it is right.
+    #[arg(long)]
+    json: bool,
+    /// Leave the cluster up; `cargo xtask cluster down --name demo` ends it.
+    #[arg(long)]
+    keep: bool,
+    /// Use this existing cluster instead of making one. Its nodes must be able to pull the images of --image-registry.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// With --kubeconfig: where the images were pushed to.
+    #[arg(long, requires = "kubeconfig", value_name = "REGISTRY")]
+    image_registry: Option<String>,
+    /// Play only the steps whose letter is given, such as `--steps acg`.
+    #[arg(long, value_name = "LETTERS")]
+    steps: Option<String>,
+    /// Unoptimised programs in the images, which are built sooner: while one works on Weft.
+    #[arg(long)]
+    dev: bool,
+    /// Also apply wrong GpuJobs, as the end-to-end tests do.
+    #[arg(long)]
+    misuse: bool,
+}
+
+/// Plays the story; the exit code says whether all of it is right.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let report = match &args.kubeconfig {
+        None => on_own_cluster(args)?,
+        Some(kubeconfig) => on_existing_cluster(args, kubeconfig)?,
+    };
+    report.print_summary();
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The story with bad input, as the end-to-end tier of `cargo xtask test` runs it.
+pub fn end_to_end() -> Result<()> {
+    let args = Args { json: true, keep: false, kubeconfig: None, image_registry: None, steps: None, dev: true, misuse: true };
+    if run(&args)? != ExitCode::SUCCESS {
+        bail!("the story is not right; `cargo xtask demo --keep` leaves the cluster up to look around");
+    }
+    Ok(())
+}
+
+fn on_own_cluster(args: &Args) -> Result<Report> {
+    if let Some(why) = tools::real_nodes_obstacle() {
+        bail!("{why}");
+    }
+    let progress = Console::new();
+    println!("Building (the first time takes a while: Kubernetes, containerd and the rest come from source)");
+    let archives = images::build(&Image::ALL, if args.dev { Profile::Dev } else { Profile::Release })?;
+    println!("\nStarting a cluster of three real nodes in two racks: 2 × h100x8 in rack-a, a100x4 in rack-b");
+    println!("  There is no GPU and driver that can be shared out among three nodes here: the simulated driver stands in for NVIDIA's.");
+    let mut cluster = cluster::up(cluster::NAME, archives.clone(), &progress)?;
+    let played = play_on(&mut cluster, args, &archives, &progress);
+    if args.keep {
+        println!("\nThe cluster stays up. Look around:");
+        println!("  export KUBECONFIG={}", cluster.kubeconfig().display());
+        println!("  cargo xtask cluster kubectl --name {} -- get gj,gpunodes,pods -A", cluster::NAME);
+        println!("  cargo xtask cluster down --name {}", cluster::NAME);
+    } else {
+        weft_cluster::down(cluster::NAME, &progress)?;
+        println!("\nTo look further: `cargo xtask demo --keep` leaves the cluster up; deploy/examples holds the jobs; docs/ explains them.");
+    }
+    played
+}
+
+fn play_on(cluster: &mut Cluster, args: &Args, archives: &[PathBuf], progress: &Console) -> Result<Report> {
+    let kubectl = cluster.tools().program("kubectl")?;
+    let world = World::connect(kubectl, cluster.kubeconfig(), NAMESPACE)?;
+    install::chart(&world, &cluster.tools().program("helm")?, &install::on_simulated_nodes())?;
+    install::wait_until_ready(&world, cluster.nodes().len(), Some(cluster::gpus(cluster)))?;
+    let prometheus = Prometheus::start(cluster)?;
+    let mut report = Report::new("simulated");
+    let own = Some(story::Own { cluster, archives, prometheus: &prometheus, progress });
+    tell(&mut Stage { world: &world, own, report: &mut report }, args);
+    Ok(report)
+}
+
+fn on_existing_cluster(args: &Args, kubeconfig: &std::path::Path) -> Result<Report> {
+    let progress = Console::new();
+    let clients = weft_cluster::tools::Tools::build_clients(&progress)?;
+    let world = World::connect(clients.program("kubectl")?, kubeconfig.to_owned(), NAMESPACE)?;
+    let values: Vec<String> = args.image_registry.iter().map(|r| format!("image.registry={r}")).collect();
+    install::chart(&world, &clients.program("helm")?, &values)?;
+    install::wait_until_ready(&world, 1, None)?;
+    let mut report = Report::new("real");
+    tell(&mut Stage { world: &world, own: None, report: &mut report }, args);
+    Ok(report)
+}
+
+fn tell(stage: &mut Stage<'_>, args: &Args) {
+    println!("\nThe story");
+    let started = Instant::now();
+    story::play(stage, args.steps.as_deref(), args.misuse);
+    stage.report.conclude();
+    println!("\n  told in {:.0} s", started.elapsed().as_secs_f64());
+}

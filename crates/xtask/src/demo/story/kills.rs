@@ -1,0 +1,55 @@
+//! h: kubelet, agent, operator and API server are each killed once, with `SIGKILL`, while a job runs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use weft_cluster::Component;
+
+use super::{JOB_LIMIT, Stage, gpus, worker_list};
+use crate::demo::{cluster, install::allocatable_gpus, report::Checks, world::Look};
+
+const HOLDER: &str = include_str!("holder.yaml");
+const NAME: &str = "survivor";
+
+pub fn nothing_is_lost(stage: &mut Stage<'_>) -> Result<()> {
+    let (started, mut checks) = (Instant::now(), Checks::default());
+    let manifest = HOLDER.replace("NAME", NAME).replace("REPLICAS", "2").replace("GPUS", "8").replace("SECONDS", "25");
+    stage.world.apply(&manifest)?;
+    let before = stage.world.wait_phase(NAME, "Running", JOB_LIMIT)?;
+    let pods = stage.world.pods(NAME)?;
+    let node = worker_list(&before).first().and_then(|w| w["node"].as_str().map(str::to_owned)).context("no node")?;
+
+    for victim in ["kubelet", "weft-agent", "weft-operator", "kube-apiserver"] {
+        println!("      kill -9 {victim}");
+        let own = &*stage.own()?.cluster;
+        match victim {
+            "kubelet" => cluster::crash(own, cluster::kubelet(own, &node)?)?,
+            "kube-apiserver" => cluster::crash(own, Component::ApiServer)?,
+            process => {
+                let killed = cluster::kill_in_pods(own, process)?;
+                checks.that(&format!("{process} was killed"), killed > 0, format!("{killed} of them, on every node"));
+            }
+        }
+    }
+    let after = stage.world.wait_phase(NAME, "Succeeded", JOB_LIMIT)?;
+    let uids = |pods: &[Value]| pods.iter().map(|p| p["metadata"]["uid"].to_string()).collect::<Vec<_>>();
+    checks.that("the same pods ran to their end", uids(&pods) == uids(&stage.world.pods(NAME)?), "");
+    let restarts = after["status"]["restarts"].as_u64().unwrap_or(0);
+    checks.that("nothing was restarted", restarts == 0, format!("{restarts} restarts"));
+    let held = |job: &Value| worker_list(job).iter().map(|w| gpus(w, "allocatedGpus")).collect::<Vec<_>>();
+    checks.that("the record of who held which GPU is the same", held(&before) == held(&after), "");
+    let expected = cluster::gpus(stage.own()?.cluster);
+    stage.world.wait("every GPU to be allocatable again", Duration::from_secs(60), || {
+        let total = allocatable_gpus(stage.world)?;
+        Ok(if total == expected { Look::Done(()) } else { Look::Waiting(format!("{total} of {expected}")) })
+    })?;
+    checks.that("every GPU is allocatable", true, "");
+    // The operator that took over must still place jobs.
+    let manifest = HOLDER.replace("NAME", "afterwards").replace("REPLICAS", "1").replace("GPUS", "1").replace("SECONDS", "0");
+    stage.world.apply(&manifest)?;
+    stage.world.wait_phase("afterwards", "Succeeded", JOB_LIMIT)?;
+    checks.that("a job applied afterwards runs", true, "");
+    stage.conclude(NAME, started, checks)
+}

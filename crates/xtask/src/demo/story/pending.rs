@@ -1,0 +1,34 @@
+//! f: more than the cluster has. It waits, holds nothing, says what is missing, and starts when a node joins.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{JOB_LIMIT, Stage, gang::check_ring, pairs::gpu_list, worker_list};
+use crate::demo::{cluster, report::Checks, world::Look};
+
+pub fn until_a_node_joins(stage: &mut Stage<'_>) -> Result<()> {
+    let (started, mut checks) = (Instant::now(), Checks::default());
+    stage.world.apply_example("too-big.yaml")?;
+    let message = stage.world.wait("too-big to say why it waits", Duration::from_secs(30), || {
+        let job = stage.world.job("too-big")?;
+        let message = job["status"]["message"].as_str().unwrap_or_default().to_owned();
+        Ok(if job["status"]["phase"] == "Pending" && !message.is_empty() { Look::Done(message) } else { Look::Waiting(message) })
+    })?;
+    let exact = message.contains("2 of 3") && message.contains("rack");
+    checks.that("the status says exactly what is missing", exact, &*message);
+    let bound = stage.world.pods("too-big")?.iter().filter(|p| !p["spec"]["nodeName"].is_null()).count();
+    let mut held = 0;
+    for name in ["node-1", "node-2", "node-3"] {
+        let node = stage.world.gpu_node(name)?;
+        held += gpu_list(&node).filter(|g| !g["holder"].is_null()).count();
+    }
+    checks.that("it holds nothing", bound == 0 && held == 0, format!("{bound} pods bound, {held} GPUs held"));
+
+    println!("      node-4, an H100 node, joins rack-a");
+    let own = stage.own()?;
+    cluster::add_late_node(own.cluster, own.archives, own.progress)?;
+    let job = stage.world.wait_phase("too-big", "Succeeded", JOB_LIMIT)?;
+    check_ring(&worker_list(&job), 3, &mut checks);
+    stage.conclude("too-big", started, checks)
+}

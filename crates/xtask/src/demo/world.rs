@@ -1,0 +1,201 @@
+//! The cluster as the story sees it: `kubectl` to change things, as a person would; JSON through `kubectl proxy` to look.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
+
+use crate::{process, tools};
+
+/// How often a condition is looked at while waiting for it.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+
+pub struct World {
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+    proxy: Child,
+    base: String,
+    http: ureq::Agent,
+    /// Where the story's jobs live.
+    pub namespace: String,
+}
+
+impl World {
+    /// Connects to the cluster of `kubeconfig` and makes the namespace.
+    pub fn connect(kubectl: PathBuf, kubeconfig: PathBuf, namespace: &str) -> Result<Self> {
+        let mut proxy = Command::new(&kubectl)
+            .arg("--kubeconfig")
+            .arg(&kubeconfig)
+            .args(["proxy", "--port=0", "--address=127.0.0.1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start kubectl proxy")?;
+        let mut line = String::new();
+        let stdout = proxy.stdout.take().context("kubectl proxy has no output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        let Some(address) = line.trim().rsplit(' ').next().filter(|a| a.contains(':')) else {
+            let _ = proxy.kill();
+            let _ = proxy.wait();
+            bail!("kubectl proxy did not say where it listens (it said {line:?}): is {} a valid kubeconfig?", kubeconfig.display());
+        };
+        let http = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(10)))
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
+        let world = Self { base: format!("http://{address}"), kubectl, kubeconfig, proxy, http, namespace: namespace.into() };
+        if world.find(&format!("/api/v1/namespaces/{namespace}"))?.is_none() {
+            world.kubectl(&["create", "namespace", namespace])?;
+        }
+        Ok(world)
+    }
+
+    /// The cluster's kubeconfig file.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A kubectl for this cluster and namespace.
+    fn command(&self) -> Command {
+        let mut c = Command::new(&self.kubectl);
+        c.arg("--kubeconfig").arg(&self.kubeconfig).args(["--namespace", &self.namespace]);
+        c
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        process::output(self.command().args(args))
+    }
+
+    /// `kubectl apply -f` of a file under `deploy/examples`, as the README tells people to.
+    pub fn apply_example(&self, file: &str) -> Result<()> {
+        println!("      $ kubectl apply -f deploy/examples/{file}");
+        let path = tools::workspace_root().join("deploy/examples").join(file);
+        self.apply_file(&path).map(drop)
+    }
+
+    fn apply_file(&self, path: &Path) -> Result<String> {
+        process::output(self.command().args(["apply", "-f"]).arg(path))
+    }
+
+    /// Applies a manifest; the error is what a person would read.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        let mut child = self
+            .command()
+            .args(["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().context("kubectl has no input")?.write_all(manifest.as_bytes())?;
+        let out = child.wait_with_output()?;
+        if !out.status.success() {
+            bail!("{}", String::from_utf8_lossy(&out.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// The object at an API path, or `None` where there is none.
+    pub fn find(&self, path: &str) -> Result<Option<Value>> {
+        let mut answer = self.http.get(format!("{}{path}", self.base)).call().with_context(|| format!("GET {path}"))?;
+        let body = answer.body_mut().with_config().limit(64 << 20).read_to_string()?;
+        match answer.status().as_u16() {
+            200 => Ok(Some(serde_json::from_str(&body)?)),
+            404 => Ok(None),
+            code => bail!("GET {path}: {code}: {body}"),
+        }
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.find(path)?.ok_or_else(|| anyhow!("GET {path}: not found"))
+    }
+
+    pub fn job(&self, name: &str) -> Result<Value> {
+        self.get(&format!("/apis/weft.dev/v1alpha1/namespaces/{}/gpujobs/{name}", self.namespace))
+    }
+
+    pub fn gpu_node(&self, name: &str) -> Result<Value> {
+        self.get(&format!("/apis/weft.dev/v1alpha1/gpunodes/{name}"))
+    }
+
+    /// The pods of a job, by rank.
+    pub fn pods(&self, job: &str) -> Result<Vec<Value>> {
+        let list = self.get(&format!("/api/v1/namespaces/{}/pods?labelSelector=weft.dev/job%3D{job}", self.namespace))?;
+        let mut pods = list["items"].as_array().cloned().unwrap_or_default();
+        pods.sort_by_key(|p| p["metadata"]["labels"]["weft.dev/rank"].as_str().and_then(|r| r.parse::<u32>().ok()));
+        Ok(pods)
+    }
+
+    pub fn delete_job(&self, name: &str) -> Result<()> {
+        self.kubectl(&["delete", "gpujob", name, "--wait=false"]).map(drop)
+    }
+
+    /// Waits until `look` returns something. The API server may be away meanwhile: its errors only matter at the end.
+    ///
+    /// # Errors
+    /// After `limit`, with what was last seen, so that a person knows where it stood.
+    pub fn wait<T>(&self, what: &str, limit: Duration, mut look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
+        let started = Instant::now();
+        let mut said = Instant::now();
+        loop {
+            let last = match look() {
+                Ok(Look::Done(value)) => return Ok(value),
+                Ok(Look::Hopeless(why)) => bail!("{what}: {why}"),
+                Ok(Look::Waiting(seen)) => seen,
+                Err(e) => format!("{e:#}"),
+            };
+            if started.elapsed() > limit {
+                bail!("{what}: not within {} s; last seen: {last}", limit.as_secs());
+            }
+            if said.elapsed() > Duration::from_secs(8) {
+                println!("      … {what}: {last}");
+                said = Instant::now();
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Waits until a job is in `phase`; a job that ended in another way is not waited for.
+    pub fn wait_phase(&self, name: &str, phase: &str, limit: Duration) -> Result<Value> {
+        self.wait(&format!("GpuJob {name} to be {phase}"), limit, || {
+            let job = self.job(name)?;
+            let now = job["status"]["phase"].as_str().unwrap_or("not seen by the operator").to_owned();
+            let message = job["status"]["message"].as_str().unwrap_or_default();
+            Ok(if now == phase {
+                Look::Done(job)
+            } else if matches!(now.as_str(), "Succeeded" | "Failed") {
+                Look::Hopeless(format!("it is {now}: {message}"))
+            } else {
+                Look::Waiting(format!("{now}: {message}"))
+            })
+        })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Already ended is as good as ended.
+        let _ = self.proxy.kill();
+        let _ = self.proxy.wait();
+    }
+}
+
+/// What one look at a condition found.
+pub enum Look<T> {
+    Done(T),
+    /// Not yet; with what is there instead.
+    Waiting(String),
+    /// It can no longer come true.
+    Hopeless(String),
+}
+
+/// The workers in a job's status, by rank.
+pub fn worker_list(job: &Value) -> Vec<Value> {
+    job["status"]["workers"].as_array().cloned().unwrap_or_default()
+}

@@ -1,0 +1,94 @@
+//! The tiers, cheapest first.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::{demo, process, tools};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tier {
+    Format,
+    Lint,
+    Unit,
+    Generated,
+    Deny,
+    Chart,
+    E2e,
+}
+
+impl Tier {
+    pub const ALL: [Self; 7] =
+        [Self::Format, Self::Lint, Self::Unit, Self::Generated, Self::Deny, Self::Chart, Self::E2e];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Lint => "lint",
+            Self::Unit => "unit",
+            Self::Generated => "generated",
+            Self::Deny => "deny",
+            Self::Chart => "chart",
+            Self::E2e => "e2e",
+        }
+    }
+
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Format => "rustfmt changes nothing",
+            Self::Lint => "clippy on every target, warnings denied",
+            Self::Unit => "unit, property and integration tests of every crate, on the simulated driver",
+            Self::Generated => "CRDs and reference pages are what the code generates",
+            Self::Deny => "licences, duplicate versions and sources of every dependency",
+            Self::Chart => "helm lint and every values file renders",
+            Self::E2e => "the demo's story and bad input on a real cluster",
+        }
+    }
+
+    /// Why this tier cannot run here, with what to do about it; `None` if it can.
+    pub fn obstacle(self) -> Option<String> {
+        match self {
+            Self::E2e => tools::real_nodes_obstacle(),
+            _ => None,
+        }
+    }
+
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Format => process::run("format", tools::cargo().args(["fmt", "--all", "--check"])),
+            Self::Lint => {
+                process::run("clippy", tools::cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+            }
+            Self::Unit => unit(),
+            Self::Generated => crate::crds::run(&crate::crds::Args { check: true }),
+            Self::Deny => deny(),
+            Self::Chart => chart(),
+            Self::E2e => demo::end_to_end(),
+        }
+    }
+}
+
+fn unit() -> Result<()> {
+    // The runtime's and the simulator's tests compile CUDA C with the real NVRTC, which is a download, not a build.
+    tools::nvrtc().context("the runtime's tests need NVRTC")?;
+    // The simulator is a shared library that tests of other crates load; `cargo test` builds it only for its own.
+    tools::build_simulator()?;
+    process::run("tests", tools::cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]))
+}
+
+fn deny() -> Result<()> {
+    let deny = tools::cargo_deny()?;
+    // The advisory database is a git repository elsewhere; `cargo deny check advisories` is for a machine that reaches it.
+    process::run("cargo deny", Command::new(deny).current_dir(tools::workspace_root()).args(["--offline", "check", "bans", "licenses", "sources"]))
+}
+
+fn chart() -> Result<()> {
+    let helm = tools::helm()?;
+    let chart = tools::workspace_root().join("charts/weft");
+    process::run("helm lint", Command::new(&helm).arg("lint").arg("--strict").arg(&chart))?;
+    let rendered = process::output(Command::new(&helm).args(["template", "weft"]).arg(&chart))?;
+    anyhow::ensure!(rendered.contains("kind: DaemonSet"), "helm template rendered no DaemonSet");
+    println!("    helm template: {} objects", rendered.matches("\nkind: ").count());
+    Ok(())
+}
