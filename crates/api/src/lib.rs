@@ -16,9 +16,11 @@ mod crds;
 pub mod job;
 pub mod names;
 pub mod node;
+mod reference;
 pub mod topology;
 
 pub use crds::{CrdFile, crds};
 pub use job::{GpuJob, GpuJobSpec, GpuJobStatus};
 pub use node::{GpuNode, GpuNodeSpec, GpuNodeStatus};
+pub use reference::reference;
 pub use topology::{GpuTopology, GpuTopologySpec};

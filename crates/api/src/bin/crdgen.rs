@@ -1,23 +1,26 @@
-//! Writes the custom resource definitions into a folder: `crdgen [DIR]`, by default the repository's `crds/`.
+//! Writes the custom resource definitions and their reference pages: `crdgen [CRDS [PAGES]]`, by default into the repository's
+//! `crds/` and `docs/reference/`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
 fn main() {
-    let dir = env::args_os()
-        .nth(1)
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../crds")), PathBuf::from);
-    if let Err(error) = write(&dir) {
-        eprintln!("crdgen: cannot write the definitions into {}: {error}", dir.display());
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = |nth, default: &str| env::args_os().nth(nth).map_or_else(|| repository.join(default), PathBuf::from);
+    if let Err(error) = write(&folder(1, "crds"), &folder(2, "docs/reference")) {
+        eprintln!("crdgen: {error}");
         process::exit(1);
     }
 }
 
-fn write(dir: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
-    fs::create_dir_all(dir)?;
-    for file in weft_api::crds()? {
-        fs::write(dir.join(&file.name), &file.text)?;
-        println!("{}", dir.join(&file.name).display());
+fn write(crds: &Path, pages: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    for (folder, files) in [(crds, weft_api::crds()?), (pages, weft_api::reference()?)] {
+        fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+        for file in files {
+            let path = folder.join(&file.name);
+            fs::write(&path, &file.text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            println!("{}", path.display());
+        }
     }
     Ok(())
 }
