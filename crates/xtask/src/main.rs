@@ -12,8 +12,6 @@ mod tools;
 
 use std::process::ExitCode;
 
-use std::process::ExitCode;
-
 use clap::{Parser, Subcommand};
 
 /// Weft's tasks. `demo` shows the whole of it on this machine; `test` says whether the tree is good.
@@ -40,16 +38,19 @@ enum Task {
     Crds(crds::Args),
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
     // First of all: a copy of this program that is to enter a node's namespaces does so before anything else happens.
     weft_cluster::helper::dispatch();
     let done = match Cli::parse().task {
-        Task::Demo(args) => return demo::run(&args),
-        Task::Test(args) => test::run(&args)?,
-        Task::Cluster(args) => cluster::run(&args)?,
-        Task::Images(args) => images::run(&args)?,
-        Task::Sim(args) => sim::run(&args)?,
-        Task::Crds(args) => crds::run(&args)?,
-    }
-    Ok(ExitCode::SUCCESS)
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Cluster(args) => cluster::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Images(args) => images::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Crds(args) => crds::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
