@@ -41,15 +41,17 @@ enum Task {
 fn main() -> ExitCode {
     // First of all: a copy of this program that is to enter a node's namespaces does so before anything else happens.
     weft_cluster::helper::dispatch();
+    let success = |()| ExitCode::SUCCESS;
     let done = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
-        Task::Test(args) => test::run(&args).map(|()| ExitCode::SUCCESS),
-        Task::Cluster(args) => cluster::run(&args).map(|()| ExitCode::SUCCESS),
-        Task::Images(args) => images::run(&args).map(|()| ExitCode::SUCCESS),
-        Task::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
-        Task::Crds(args) => crds::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Test(args) => test::run(&args).map(success),
+        Task::Cluster(args) => cluster::run(&args).map(success),
+        Task::Images(args) => images::run(&args).map(success),
+        Task::Sim(args) => sim::run(&args).map(success),
+        Task::Crds(args) => crds::run(&args).map(success),
     };
     done.unwrap_or_else(|error| {
+        // A sentence for a person, and never a backtrace.
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
