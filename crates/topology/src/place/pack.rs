@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::choose::worth;
+use crate::choose::{weigh, worth};
 use crate::wiring::each_subset;
 use crate::{GpuSet, Node, Wiring, choose};
 
@@ -68,7 +68,7 @@ fn together(node: &Node, free: GpuSet, each: usize, workers: usize) -> (Vec<GpuS
     let all = free.bits() as usize;
     let mut best = (0, 0);
     each_subset(all, each * workers, 0, &mut |union| {
-        let score = u64::from(packing[union]) * sizes + u64::from(tables.worth[all ^ union]) + 1;
+        let score = weigh(packing[union], sizes, tables.worth[all ^ union]) + 1;
         if score > best.0 {
             best = (score, union);
         }

@@ -1,0 +1,394 @@
+//! Choosing GPUs of a node: real machines, malformed facts, and brute force.
+
+mod machines;
+
+use machines::{bridged, dgx1, gpu, hgx2, node, nvswitch8, pcie, set};
+use proptest::prelude::*;
+use weft_topology::{
+    Assumption, GpuSet, Health, Link, NoChoice, Node, NodeError, NodeFacts, Path, Wire, Wiring, choose,
+};
+
+const NONE: GpuSet = GpuSet::EMPTY;
+
+fn pick(node: &Node, free: GpuSet, count: usize) -> GpuSet {
+    choose(node, free, NONE, NONE, count).unwrap().gpus
+}
+
+/// Requests one after the other, each keeping what it got.
+fn in_turn(node: &Node, counts: &[usize]) -> Vec<GpuSet> {
+    let mut free = node.all();
+    counts
+        .iter()
+        .map(|&count| {
+            let got = pick(node, free, count);
+            free = free.difference(got);
+            got
+        })
+        .collect()
+}
+
+#[test]
+fn two_pairs_on_bridged_cards_are_the_two_bridged_pairs() {
+    assert_eq!(in_turn(&bridged("a100x4", 4), &[2, 2]), [set(&[0, 1]), set(&[2, 3])]);
+}
+
+#[test]
+fn a_bridged_pair_is_not_split_while_an_odd_gpu_is_free() {
+    for n in [4, 8] {
+        let node = bridged("n", n);
+        for taken in 0..n as usize {
+            let free = node.all().difference(set(&[taken]));
+            assert_eq!(pick(&node, free, 1), set(&[taken ^ 1]), "the other half of the broken pair");
+        }
+    }
+    // Two odd GPUs: each single goes to one of them.
+    let node = bridged("n", 8);
+    let mut free = node.all().difference(set(&[2, 5]));
+    for odd in [3, 4] {
+        let got = pick(&node, free, 1);
+        assert_eq!(got, set(&[odd]));
+        free = free.difference(got);
+    }
+}
+
+#[test]
+fn three_gpus_on_bridged_cards_are_a_pair_and_an_odd_one_of_the_same_socket() {
+    let node = bridged("n", 8);
+    assert_eq!(pick(&node, node.all(), 3), set(&[0, 1, 2]));
+    assert_eq!(pick(&node, node.all().difference(set(&[6])), 3), set(&[4, 5, 7]), "7 is odd already");
+}
+
+#[test]
+fn sockets_stay_whole_on_nvswitch_machines() {
+    for links in [12, 18] {
+        let node = nvswitch8("dgx", links);
+        assert_eq!(in_turn(&node, &[4, 4]), [set(&[0, 1, 2, 3]), set(&[4, 5, 6, 7])]);
+        assert_eq!(in_turn(&node, &[1, 4, 2, 1]), [set(&[0]), set(&[4, 5, 6, 7]), set(&[1, 2]), set(&[3])]);
+        assert_eq!(in_turn(&node, &[2, 2, 2, 2]), [set(&[0, 1]), set(&[2, 3]), set(&[4, 5]), set(&[6, 7])]);
+        assert_eq!(pick(&node, node.all(), 8), node.all());
+    }
+}
+
+#[test]
+fn the_cube_mesh_of_dgx1_is_cut_where_fewest_nvlinks_are() {
+    let node = dgx1("dgx1");
+    assert_eq!(in_turn(&node, &[4, 4]), [set(&[0, 1, 2, 3]), set(&[4, 5, 6, 7])]);
+    // A pair with both a switch and two NVLinks; then the rest of that quad, so that the other stays whole; then the
+    // other quad's pairs of two NVLinks.
+    assert_eq!(in_turn(&node, &[2, 2, 2, 2]), [set(&[2, 3]), set(&[0, 1]), set(&[4, 7]), set(&[5, 6])]);
+    // Whatever GPU went first, the next single one is not taken from a quad that is still whole.
+    for taken in 0..8 {
+        let half = if taken < 4 { set(&[0, 1, 2, 3]) } else { set(&[4, 5, 6, 7]) };
+        let got = pick(&node, node.all().difference(set(&[taken])), 1);
+        assert!(got.is_subset(half), "{taken} taken, then {got}");
+    }
+}
+
+#[test]
+fn two_sockets_of_pcie_cards_stay_whole() {
+    let node = pcie("l40s", 8);
+    assert_eq!(in_turn(&node, &[2, 4, 2]), [set(&[0, 1]), set(&[4, 5, 6, 7]), set(&[2, 3])]);
+    assert_eq!(in_turn(&node, &[3, 1, 4]), [set(&[0, 1, 2]), set(&[3]), set(&[4, 5, 6, 7])]);
+}
+
+#[test]
+fn sixteen_gpus_are_chosen_exactly_and_keep_baseboards_whole() {
+    let node = hgx2("hgx2");
+    let choice = choose(&node, node.all().difference(set(&[9])), NONE, NONE, 3).unwrap();
+    assert_eq!(choice.gpus, set(&[8, 10, 11]), "from the broken baseboard");
+    assert!(choice.exact);
+}
+
+/// Reported against go-gpuallocator (pull request 80): with five GPUs free, a linked pair and three on one switch, a
+/// request for three came back as two GPUs and a nil.
+#[test]
+fn nil_in_the_answer_of_three_out_of_five() {
+    let node = node("box", 5, |a, b| match (a, b) {
+        (0, 1) => Wire::nvlink(4, Path::SameNuma),
+        (2.., 2..) => Wire::over(Path::SingleSwitch),
+        _ => Wire::over(Path::CrossSocket),
+    });
+    assert_eq!(pick(&node, node.all(), 3), set(&[2, 3, 4]), "three GPUs, and the linked pair stays whole");
+}
+
+/// All (available, size) cases of boxes with bridged pairs, 18 of which made go-gpuallocator answer with a nil.
+#[test]
+fn every_answer_has_the_size_asked_for() {
+    for bridges in [1, 2, 4] {
+        let node = node("box", 8, |a, b| {
+            let path = if a / 4 == b / 4 { Path::SameNuma } else { Path::CrossSocket };
+            if a / 2 == b / 2 && a / 2 < bridges { Wire::nvlink(12, path) } else { Wire::over(path) }
+        });
+        for free in (0..256).map(GpuSet::from_bits) {
+            for count in 0..=free.len() {
+                let got = pick(&node, free, count);
+                assert_eq!(got.len(), count);
+                assert!(got.is_subset(free));
+            }
+            assert!(choose(&node, free, NONE, NONE, free.len() + 1).is_err());
+        }
+    }
+}
+
+/// go-gpuallocator overwrote its best partition through a shared slice: 13 or 14 GPUs, one linked pair near the end,
+/// two asked for, and the answer was the first two.
+#[test]
+fn aliasing_of_the_best_partition() {
+    for n in [13, 14] {
+        let pair = if n == 13 { (9, 10) } else { (11, 12) };
+        let node = node("box", n, |a, b| {
+            if (a, b) == pair { Wire::nvlink(4, Path::CrossSocket) } else { Wire::over(Path::CrossSocket) }
+        });
+        assert_eq!(pick(&node, node.all(), 2), set(&[pair.0 as usize, pair.1 as usize]));
+    }
+}
+
+/// k8s-device-plugin issues 231 and 2038: one GPU fell off the bus and every later request failed.
+#[test]
+fn a_lost_gpu_does_not_stop_the_others() {
+    // It answers nothing: neither itself nor its links are reported, and indices have a gap.
+    let gpus = [0, 1, 3].map(|i| gpu("n", i, Some(i / 2))).to_vec();
+    let links = vec![Link { from: 0, to: 1, wire: Wire::nvlink(12, Path::SameNuma) }];
+    let node = Node::new(NodeFacts { name: "n".into(), gpus, links, ..Default::default() }).unwrap();
+    assert_eq!(node.indices(pick(&node, node.all(), 2)), "0,1");
+    assert_eq!(node.indices(pick(&node, node.all(), 1)), "3");
+    assert_eq!(
+        choose(&node, node.all(), NONE, NONE, 1).unwrap().explain(&node).to_string(),
+        "GPU 3 of n: of 3 free it breaks least of what later jobs need"
+    );
+
+    // It is known but unhealthy: kubelet may still offer it for a moment.
+    let node = nvswitch8("n", 18).with_health("GPU-n-0", Health::unhealthy("fell off the bus (XID 79)")).unwrap();
+    assert_eq!(pick(&node, node.all(), 2), set(&[1, 2]));
+    let why = choose(&node, node.all(), NONE, NONE, 8).unwrap_err();
+    assert_eq!(why.to_string(), "n has 7 of 8 GPUs: 8 in all, 0 taken, 1 unhealthy");
+}
+
+/// k8s-device-plugin issue 448: a link seen from one side only made the allocator panic.
+#[test]
+fn asymmetric_links_count_as_the_worse_side() {
+    let gpus: Vec<_> = (0..3).map(|i| gpu("n", i, Some(0))).collect();
+    let links = vec![
+        Link { from: 0, to: 1, wire: Wire::nvlink(4, Path::SameNuma) },
+        Link { from: 1, to: 0, wire: Wire::over(Path::SameNuma) },
+        Link { from: 2, to: 1, wire: Wire::nvlink(1, Path::SameNuma) },
+        Link { from: 0, to: 2, wire: Wire::over(Path::SameNuma) },
+    ];
+    let node = Node::new(NodeFacts { name: "n".into(), gpus, links, ..Default::default() }).unwrap();
+    assert_eq!(pick(&node, node.all(), 2), set(&[1, 2]), "one sure link beats four doubtful ones");
+    assert_eq!(
+        node.assumptions().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "the link between GPU-n-0 and GPU-n-1 was reported both as 4 NVLinks and as the same socket; assumed the worse, the same socket"
+        ]
+    );
+}
+
+/// k8s-device-plugin issue 439: every link unknown.
+#[test]
+fn unknown_links_still_give_an_answer_and_are_noted() {
+    let gpus: Vec<_> = (0..4).map(|i| gpu("n", i, None)).collect();
+    let node = Node::new(NodeFacts { name: "n".into(), gpus, ..Default::default() }).unwrap();
+    assert_eq!(pick(&node, node.all(), 2), set(&[0, 1]));
+    assert_eq!(node.assumptions().len(), 6);
+    assert!(matches!(node.assumptions()[0], Assumption::MissingLink { used: Wire::UNKNOWN, .. }));
+
+    // With NUMA nodes known, sockets are told apart.
+    let gpus: Vec<_> = (0..4).map(|i| gpu("n", i, Some(i % 2))).collect();
+    let node = Node::new(NodeFacts { name: "n".into(), gpus, ..Default::default() }).unwrap();
+    assert_eq!(pick(&node, node.all(), 2), set(&[0, 2]));
+}
+
+#[test]
+fn repeated_gpus_and_dangling_links_are_noted_and_left_out() {
+    let gpus = vec![gpu("n", 1, Some(0)), gpu("n", 0, Some(0)), gpu("n", 1, Some(1))];
+    let links = vec![
+        Link { from: 2, to: 1, wire: Wire::nvlink(2, Path::SameNuma) },
+        Link { from: 0, to: 0, wire: Wire::nvlink(2, Path::SameNuma) },
+        Link { from: 0, to: 7, wire: Wire::nvlink(2, Path::SameNuma) },
+        Link { from: 0, to: 2, wire: Wire::nvlink(2, Path::SameNuma) },
+    ];
+    let node = Node::new(NodeFacts { name: "n".into(), gpus, links, ..Default::default() }).unwrap();
+    assert_eq!(node.gpus().len(), 2);
+    assert_eq!(node.wiring().wire(0, 1).nvlinks, 2, "the repeated report of GPU 1 still tells of its link");
+    let notes: Vec<_> = node.assumptions().iter().map(ToString::to_string).collect();
+    assert_eq!(notes.len(), 4, "{notes:?}");
+    assert!(notes[0].contains("GPU-n-1 was reported more than once"), "{notes:?}");
+}
+
+#[test]
+fn more_devices_than_a_set_holds_are_refused_with_the_number() {
+    let gpus = (0..65).map(|i| gpu("n", i, None)).collect();
+    let error = Node::new(NodeFacts { name: "n".into(), gpus, ..Default::default() }).unwrap_err();
+    assert_eq!(error, NodeError::TooManyGpus { node: "n".into(), count: 65 });
+    assert!(nvswitch8("n", 18).set_of(["GPU-other"]).unwrap_err().to_string().contains("n has no GPU GPU-other"));
+}
+
+#[test]
+fn what_must_be_included_is_and_contradictions_are_named() {
+    let node = bridged("n", 8);
+    let all = node.all();
+    assert_eq!(choose(&node, all, set(&[5]), NONE, 2).unwrap().gpus, set(&[4, 5]));
+    assert_eq!(choose(&node, all, set(&[0, 7]), NONE, 2).unwrap().gpus, set(&[0, 7]));
+    assert_eq!(
+        choose(&node, all, set(&[0, 7]), NONE, 1),
+        Err(NoChoice::MustExceedsCount { node: "n".into(), count: 1, must: 2 })
+    );
+    let free = all.difference(set(&[3]));
+    assert_eq!(
+        choose(&node, free, set(&[3]), NONE, 2),
+        Err(NoChoice::MustNotUsable { node: "n".into(), gpus: set(&[3]) })
+    );
+    assert_eq!(choose(&node, NONE, NONE, NONE, 0).unwrap().gpus, NONE);
+}
+
+#[test]
+fn gpus_planned_for_others_are_touched_only_where_there_is_no_way_around() {
+    let node = bridged("n", 8);
+    let planned = set(&[0, 1, 2]);
+    let choice = choose(&node, node.all(), NONE, planned, 1).unwrap();
+    assert_eq!((choice.gpus, choice.avoided), (set(&[3]), NONE), "GPU 3's partner is spoken for");
+    let choice = choose(&node, node.all(), NONE, planned, 6).unwrap();
+    assert_eq!((choice.gpus, choice.avoided), (set(&[2, 3, 4, 5, 6, 7]), set(&[2])));
+    assert!(choice.explain(&node).to_string().ends_with("; 2 planned for another pod, for want of others"));
+    // What must be included is, planned or not.
+    let choice = choose(&node, node.all(), set(&[0]), planned, 2).unwrap();
+    assert_eq!(choice.avoided, set(&[0]));
+}
+
+#[test]
+fn a_node_survives_being_stored() {
+    let node = dgx1("n").with_health("GPU-n-3", Health::unhealthy("XID 48")).unwrap();
+    let text = serde_json::to_string(&node).unwrap();
+    assert!(text.contains(r#""wire":"NV2+NODE""#) && text.contains(r#""memoryBytes":"#), "{text}");
+    assert_eq!(serde_json::from_str::<Node>(&text).unwrap(), node);
+    // Assumptions stay with the facts that made them necessary.
+    let gpus: Vec<_> = (0..3).map(|i| gpu("n", i, None)).collect();
+    let unknown = Node::new(NodeFacts { name: "n".into(), gpus, ..Default::default() }).unwrap();
+    let text = serde_json::to_string(&unknown).unwrap();
+    assert_eq!(serde_json::from_str::<Node>(&text).unwrap(), unknown);
+}
+
+/// Any wires at all between `n` GPUs, reported in both directions, which need not agree.
+fn wirings(most: u32) -> impl Strategy<Value = Node> {
+    let wire = prop_oneof![
+        4 => (0usize..7).prop_map(|path| Wire::over(Path::ALL[path])),
+        2 => (1u8..5, 0usize..7).prop_map(|(links, path)| Wire::nvlink(links, Path::ALL[path])),
+        1 => Just(Wire::nvswitch(18, Path::SameNuma)),
+    ];
+    (1..=most, prop::collection::vec(prop::option::weighted(0.95, wire), (most * most) as usize)).prop_map(
+        |(n, wires)| {
+            let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
+            let links =
+                pairs.zip(wires).filter_map(|((from, to), wire)| Some(Link { from, to, wire: wire? })).collect();
+            let gpus = (0..n).map(|i| gpu("n", i, (i % 3 > 0).then_some(i % 2))).collect();
+            Node::new(NodeFacts { name: "n".into(), gpus, links, ..Default::default() }).unwrap()
+        },
+    )
+}
+
+/// Pₖ by its definition: try every way to cut disjoint sets of k out of `rest`.
+fn packing(wiring: &Wiring, rest: GpuSet, k: usize, sets: usize) -> u64 {
+    if sets == 0 {
+        return 0;
+    }
+    subsets(rest, k)
+        .map(|set| {
+            // Sets may be taken in any order: only those above the first one's lowest GPU are left to try.
+            let above = GpuSet::from_bits(rest.bits() & !((2u64 << set.lowest().unwrap()) - 1));
+            let others = above.difference(set);
+            if others.len() < k * (sets - 1) {
+                0
+            } else {
+                u64::from(wiring.within(set)) + packing(wiring, others, k, sets - 1)
+            }
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+fn subsets(of: GpuSet, size: usize) -> impl Iterator<Item = GpuSet> {
+    (0..=of.bits()).map(GpuSet::from_bits).filter(move |set| set.is_subset(of) && set.len() == size)
+}
+
+/// The documented score, times four and the number of later request sizes to stay with whole numbers.
+fn score(wiring: &Wiring, chosen: GpuSet, rest: GpuSet) -> u64 {
+    let sizes = rest.len().saturating_sub(1).max(1) as u64;
+    let later: u64 = (2..=rest.len()).map(|k| packing(wiring, rest, k, rest.len() / k)).sum();
+    5 * u64::from(wiring.within(chosen)) * sizes + 4 * later
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 160, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_other_set_scores_higher(
+        node in wirings(8), free in 0u64..256, must in 0u64..256, avoid in 0u64..256, sick in 0u64..256, count in 0usize..=8,
+    ) {
+        let mut node = node;
+        for i in GpuSet::from_bits(sick & sick >> 3).intersection(node.all()).iter() {
+            node = node.with_health(&format!("GPU-n-{i}"), Health::unhealthy("XID 79")).unwrap();
+        }
+        let free = GpuSet::from_bits(free).intersection(node.all());
+        let usable = free.intersection(node.healthy());
+        let must = GpuSet::from_bits(must & must >> 1 & must >> 2).intersection(usable);
+        let avoid = GpuSet::from_bits(avoid & avoid >> 2);
+        let answer = choose(&node, free, must, avoid, count);
+        let candidates: Vec<_> = subsets(usable, count).filter(|set| must.is_subset(*set)).collect();
+        let Some(least) = candidates.iter().map(|set| set.intersection(avoid).len()).min() else {
+            prop_assert!(answer.is_err());
+            return Ok(());
+        };
+        // As few of those to avoid as can be; if more than `must` brings, all others are in already.
+        let forced = least > must.intersection(avoid).len();
+        let kept = if forced { usable } else { usable.difference(avoid) };
+        let value = |set: GpuSet| score(node.wiring(), set, kept.difference(set));
+        let best = candidates.iter().filter(|set| set.intersection(avoid).len() == least).copied();
+        // Highest score; among equals, the set whose positions come first.
+        let best = best.max_by_key(|&set| (value(set), std::cmp::Reverse(set.iter().collect::<Vec<_>>()))).unwrap();
+        let choice = answer.unwrap();
+        prop_assert_eq!(choice.gpus, best, "score {} against {}", value(choice.gpus), value(best));
+        prop_assert!(choice.exact);
+        prop_assert_eq!(choice.wires, node.wiring().within(best));
+        prop_assert_eq!(choice.avoided, best.intersection(avoid));
+        prop_assert_eq!(choice.considered as usize >= 1, true);
+    }
+
+    #[test]
+    fn beyond_the_tables_a_choice_is_never_worse_than_the_average_set(
+        node in wirings(22).prop_filter("large", |node| node.gpus().len() > 16), free in any::<u64>(), count in 1usize..=8,
+    ) {
+        let free = GpuSet::from_bits(free).intersection(node.all());
+        match choose(&node, free, NONE, NONE, count) {
+            Err(why) => prop_assert!(free.len() < count, "{why}"),
+            Ok(choice) => {
+                prop_assert_eq!(choice.gpus.len(), count);
+                prop_assert!(choice.gpus.is_subset(free));
+                let wiring = node.wiring();
+                let kept = u64::from(wiring.within(choice.gpus)) + u64::from(wiring.within(free.difference(choice.gpus)));
+                // A pair is within S or within R with probability (k(k−1) + (n−k)(n−k−1)) / n(n−1).
+                let (n, k) = (free.len() as u64, count as u64);
+                let uncut = k * (k - 1) + (n - k) * (n - k).saturating_sub(1);
+                prop_assert!(kept * n * (n - 1) >= u64::from(wiring.within(free)) * uncut);
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_in_which_facts_come_does_not_matter(node in wirings(8), seed in any::<u64>(), count in 1usize..=3) {
+        let mut facts = NodeFacts::from(node.clone());
+        // A rotation of the GPUs, with links renumbered, and links in reverse.
+        let n = facts.gpus.len();
+        let shift = seed as usize % n;
+        facts.gpus.rotate_left(shift);
+        facts.assumptions.clear();
+        for link in &mut facts.links {
+            let moved = |i: u32| ((i as usize + n - shift) % n) as u32;
+            (link.from, link.to) = (moved(link.to), moved(link.from));
+        }
+        facts.links.reverse();
+        let other = Node::new(facts).unwrap();
+        prop_assert_eq!(other.wiring(), node.wiring());
+        prop_assert_eq!(choose(&other, other.all(), NONE, NONE, count), choose(&node, node.all(), NONE, NONE, count));
+    }
+}
