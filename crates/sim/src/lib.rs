@@ -14,5 +14,7 @@
 //! `/run/weft-sim/machine`, or makes a private one from `WEFT_SIM_PROFILE`; with none of these the libraries behave like
 //! a driver on a machine without a GPU.
 
+mod nvml;
 pub mod profile;
+pub mod ptx;
 pub mod state;
