@@ -340,6 +340,11 @@ impl GpuFacts {
         }
     }
 
+    /// Whether each of the two can read the other's memory: over NVLink, or over PCIe within a NUMA node.
+    pub fn peer_access(&self, other: &GpuFacts) -> bool {
+        self.index != other.index && (self.nvlinks_to(other) > 0 || self.nearness(other) < Nearness::System)
+    }
+
     /// NVLinks over which `other` is reached: directly, or through switches that both are on.
     pub fn nvlinks_to(&self, other: &GpuFacts) -> usize {
         if self.index == other.index {

@@ -13,7 +13,7 @@ use rustix::thread::futex;
 
 use super::{
     Gpu, Machine,
-    file::EVENTS,
+    file::{EVENTS, control_path},
     lock::{self, Byte},
     now_ns,
 };
@@ -68,6 +68,19 @@ pub enum EventKind {
     Lost,
     /// The GPU works again.
     Recovered,
+}
+
+/// Errors of a GPU's memory, and their repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryErrors {
+    /// Uncorrected errors ever (XID 48, 94, 95).
+    pub uncorrected: u64,
+    /// Rows that were replaced (XID 63).
+    pub rows_remapped: u32,
+    /// A replacement takes effect at the next reset.
+    pub remap_pending: bool,
+    /// A replacement failed (XID 64): the board is worn out.
+    pub remap_failed: bool,
 }
 
 /// A fault that cannot be made to happen.
@@ -125,6 +138,32 @@ impl Gpu<'_> {
         Some(self.record.xid.load(Relaxed)).filter(|xid| *xid != 0)
     }
 
+    /// What became of its memory.
+    pub fn memory_errors(&self) -> MemoryErrors {
+        MemoryErrors {
+            uncorrected: self.record.memory_errors.load(Relaxed),
+            rows_remapped: self.record.rows_remapped.load(Relaxed),
+            remap_pending: self.record.remap_pending.load(Relaxed) != 0,
+            remap_failed: self.record.remap_failed.load(Relaxed) != 0,
+        }
+    }
+
+    /// XIDs that come from memory leave their mark in its counters.
+    fn note_memory_error(&self, xid: u32) {
+        let record = self.record;
+        match xid {
+            48 | 94 | 95 => {
+                record.memory_errors.fetch_add(1, Relaxed);
+            }
+            63 => {
+                record.rows_remapped.fetch_add(1, Relaxed);
+                record.remap_pending.store(1, Relaxed);
+            }
+            64 => record.remap_failed.store(1, Relaxed),
+            _ => {}
+        }
+    }
+
     /// Changes with every fault and every recovery.
     pub fn generation(&self) -> u32 {
         self.record.generation.load(Acquire)
@@ -153,6 +192,7 @@ impl Gpu<'_> {
             Fault::Xid(xid) => {
                 record.xids.fetch_add(1, Relaxed);
                 record.xid.store(xid, Relaxed);
+                self.note_memory_error(xid);
                 match xid {
                     FALLEN_OFF_THE_BUS => end_contexts(2),
                     _ if HARMLESS.contains(&xid) || self.health() == Health::Lost => {}
@@ -167,6 +207,7 @@ impl Gpu<'_> {
             Fault::Recover => {
                 record.health.store(0, Release);
                 record.xid.store(0, Relaxed);
+                record.remap_pending.store(0, Relaxed);
                 EventKind::Recovered
             }
         };
@@ -274,9 +315,7 @@ impl Machine {
 
     /// `<state>.control`; nothing for a private machine.
     pub fn control_path(&self) -> Option<PathBuf> {
-        let mut path = self.path()?.as_os_str().to_owned();
-        path.push(".control");
-        Some(path.into())
+        self.path().map(control_path)
     }
 
     pub(super) fn apply_control(&self) {

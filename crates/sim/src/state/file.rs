@@ -77,7 +77,16 @@ pub struct GpuRecord {
     pub nvlink_rx_bytes: AtomicU64,
     /// XIDs ever raised.
     pub xids: AtomicU64,
-    _room: [AtomicU64; 16],
+    /// Uncorrected memory errors.
+    pub memory_errors: AtomicU64,
+    /// Rows of memory that were replaced.
+    pub rows_remapped: AtomicU32,
+    /// 1: a replacement waits for a reset.
+    pub remap_pending: AtomicU32,
+    /// 1: a replacement failed.
+    pub remap_failed: AtomicU32,
+    _padding: AtomicU32,
+    _room: [AtomicU64; 13],
     /// Microseconds of work.
     pub work: Window,
     /// KiB sent to the host.
@@ -162,15 +171,16 @@ impl Mapping {
         let io = |source| OpenError::Io { path: "(memory)".into(), source };
         let fd = rustix::fs::memfd_create("weft-sim", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| io(e.into()))?;
         let mut file = File::from(fd);
-        write(&mut file, document, Isolation::Off).map_err(io)?;
+        write(&mut file, document, Isolation::Off, 0).map_err(io)?;
         Self::attach(file, None)
     }
 
     /// Makes the file at `path`, whole or not at all.
     pub fn create(path: &Path, document: &Document, isolation: Isolation) -> io::Result<()> {
+        let old_control = std::fs::metadata(control_path(path)).map_or(0, |file| file.len());
         let temporary = path.with_extension(format!("new-{}", std::process::id()));
         let mut file = File::options().write(true).create(true).truncate(true).open(&temporary)?;
-        write(&mut file, document, isolation)?;
+        write(&mut file, document, isolation, old_control)?;
         // Every user of the node may have GPU work, as every user may open /dev/nvidia0.
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
         std::fs::rename(&temporary, path)
@@ -210,8 +220,15 @@ impl Mapping {
     }
 }
 
-/// Writes a new machine: a header, zeros, the profile.
-fn write(file: &mut File, document: &Document, isolation: Isolation) -> io::Result<()> {
+/// `<state>.control`.
+pub fn control_path(state: &Path) -> PathBuf {
+    let mut path = state.as_os_str().to_owned();
+    path.push(".control");
+    path.into()
+}
+
+/// Writes a new machine: a header, zeros, the profile. What the control file says already is not for this machine.
+fn write(file: &mut File, document: &Document, isolation: Isolation, old_control: u64) -> io::Result<()> {
     let text = serde_yaml_ng::to_string(document).map_err(io::Error::other)?;
     let mut fixed = vec![0_u8; size_of::<Layout>()];
     let mut put = |at: usize, bytes: &[u8]| fixed[at..at + bytes.len()].copy_from_slice(bytes);
@@ -220,6 +237,7 @@ fn write(file: &mut File, document: &Document, isolation: Isolation) -> io::Resu
     put(std::mem::offset_of!(Header, isolation), &(isolation as u32).to_le_bytes());
     put(std::mem::offset_of!(Header, made_ns), &now_ns().to_le_bytes());
     put(std::mem::offset_of!(Header, document_bytes), &(text.len() as u64).to_le_bytes());
+    put(std::mem::offset_of!(Header, control_offset), &old_control.to_le_bytes());
     file.write_all(&fixed)?;
     file.write_all(text.as_bytes())?;
     file.sync_data()

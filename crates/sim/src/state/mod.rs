@@ -47,7 +47,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-pub use fault::{Event, EventKind, Fault, FaultError, Health};
+pub use fault::{Event, EventKind, Fault, FaultError, Health, MemoryErrors};
 pub use file::{MAX_GPUS, MAX_PROCESSES};
 pub use load::{Load, Traffic};
 pub use open::{DEFAULT_STATE, Isolation, OpenError, machine};
