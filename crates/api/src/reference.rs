@@ -53,7 +53,11 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 /// The fields of one object as a table, then a section for each object below it.
 fn section(page: &mut String, path: &str, object: &Value) {
     let Some(fields) = object["properties"].as_object().filter(|fields| !fields.is_empty()) else { return };
-    let _ = writeln!(page, "## `{path}`\n\n{}\n", one_line(text(object, "/description")));
+    let _ = writeln!(page, "## `{path}`\n");
+    let about = one_line(text(object, "/description"));
+    if !about.is_empty() {
+        let _ = writeln!(page, "{about}\n");
+    }
     page.push_str("| field | type | what it is |\n|---|---|---|\n");
     let required: Vec<&str> = object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in fields {
@@ -63,8 +67,8 @@ fn section(page: &mut String, path: &str, object: &Value) {
         } else {
             text(field, "/description")
         };
-        let limits = limits(field);
-        let _ = writeln!(page, "| `{name}` | {} | {}{must}{limits} |", type_of(field), one_line(said));
+        let about = format!("{}{must}{}", one_line(said), limits(field));
+        let _ = writeln!(page, "| `{name}` | {} | {} |", type_of(field), about.trim_start());
     }
     page.push('\n');
     let below = fields.iter().filter(|(name, _)| !NOT_UNFOLDED.contains(&name.as_str()));
