@@ -1,0 +1,334 @@
+//! Placing gangs: never worse than brute force, never infeasible when feasible.
+
+mod machines;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use machines::{bridged, member, node, nvswitch8, pcie, racks_of_h100, zones_and_racks};
+use proptest::prelude::*;
+use weft_topology::*;
+
+/// The domains of a node from the outermost level inwards, as the documentation defines them: by the labels so far; a
+/// node without any further label is alone.
+fn domains(seat: &Seat) -> Vec<String> {
+    let mut path = String::new();
+    let mut all = Vec::new();
+    for (depth, name) in seat.path.iter().enumerate() {
+        path += "/";
+        path += match name {
+            Some(name) => name.as_str(),
+            None if seat.path[depth..].iter().any(Option::is_some) => "",
+            None => seat.name().as_str(),
+        };
+        all.push(path.clone());
+    }
+    all.push(format!("{path}/{}", seat.name()));
+    all
+}
+
+fn subsets(of: GpuSet, size: usize) -> impl Iterator<Item = GpuSet> {
+    (0..=of.bits()).map(GpuSet::from_bits).filter(move |set| set.is_subset(of) && set.len() == size)
+}
+
+/// All ways to cut `workers` disjoint sets of `each` out of `free`, lowest GPU first.
+fn cuts(free: GpuSet, each: usize, workers: usize) -> Vec<Vec<GpuSet>> {
+    if workers == 0 {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for set in subsets(free, each) {
+        let above = GpuSet::from_bits(free.bits() & !((2u64 << set.lowest().unwrap()) - 1));
+        for mut rest in cuts(above.difference(set), each, workers - 1) {
+            rest.insert(0, set);
+            all.push(rest);
+        }
+    }
+    all
+}
+
+/// Σ over k of the best packing of `rest` into sets of k.
+fn worth(wiring: &Wiring, rest: GpuSet) -> u64 {
+    let packing = |k: usize| cuts(rest, k, rest.len() / k).iter().map(|cut| wires(wiring, cut)).max().unwrap_or(0);
+    (2..=rest.len()).map(packing).sum()
+}
+
+fn wires(wiring: &Wiring, sets: &[GpuSet]) -> u64 {
+    sets.iter().map(|&set| u64::from(wiring.within(set))).sum()
+}
+
+fn sizes(rest: GpuSet) -> u64 {
+    rest.len().saturating_sub(1).max(1) as u64
+}
+
+/// Weak workers, wires (negated) and worth lost of so many workers on a node.
+fn on_node(node: &Node, free: GpuSet, each: usize, workers: usize) -> [i64; 3] {
+    let wiring = node.wiring();
+    let positions = |sets: &[GpuSet]| {
+        let union = sets.iter().copied().fold(GpuSet::EMPTY, GpuSet::union);
+        (union.iter().collect::<Vec<_>>(), sets.iter().map(|set| set.iter().collect::<Vec<_>>()).collect::<Vec<_>>())
+    };
+    let rest = |sets: &[GpuSet]| sets.iter().fold(free, |rest, &set| rest.difference(set));
+    let value = |sets: &Vec<GpuSet>| 5 * wires(wiring, sets) * sizes(rest(sets)) + 4 * worth(wiring, rest(sets));
+    let best = cuts(free, each, workers)
+        .into_iter()
+        .max_by_key(|sets| (value(sets), std::cmp::Reverse(positions(sets))))
+        .unwrap();
+    let weak: i64 = best.iter().map(|&set| 2 - i64::from(wiring.grade(set))).sum();
+    let mean = |rest: GpuSet| (worth(wiring, rest) / sizes(rest)) as i64;
+    [weak, -(wires(wiring, &best) as i64), mean(free) - mean(rest(&best))]
+}
+
+/// The documented objective of a split over nodes.
+fn objective(cluster: &Cluster, gang: &Gang, split: &BTreeMap<&str, u32>) -> Vec<i64> {
+    let levels = cluster.levels().len() + 1;
+    let gpus = gang.groups[0].gpus;
+    let running: BTreeSet<String> =
+        gang.placed.iter().flat_map(|placed| domains(cluster.node(&placed.node).unwrap())).collect();
+    let (mut used, mut opened, mut left) = (vec![0; levels], vec![0; levels], vec![0; levels]);
+    for depth in 0..levels {
+        let mut members: BTreeMap<String, Vec<&Seat>> = BTreeMap::new();
+        for seat in cluster.nodes() {
+            members.entry(domains(seat)[depth].clone()).or_default().push(seat);
+        }
+        for (domain, seats) in members {
+            let workers: u32 = seats.iter().filter_map(|seat| split.get(seat.name().as_str())).sum();
+            if workers == 0 {
+                continue;
+            }
+            let rest = i64::from(seats.iter().map(|seat| seat.free_count()).sum::<u32>()) - i64::from(workers * gpus);
+            used[depth] += i64::from(!running.contains(&domain));
+            opened[depth] += i64::from(rest > 0 && seats.iter().all(|seat| seat.is_idle()));
+            left[depth] += rest;
+        }
+    }
+    let mut inside = [0; 3];
+    for (&name, &workers) in split.iter().filter(|&(_, &workers)| workers > 0) {
+        let seat = cluster.node(&name.into()).unwrap();
+        let one = on_node(&seat.member.node, seat.free(), gpus as usize, workers as usize);
+        inside = std::array::from_fn(|i| inside[i] + one[i]);
+    }
+    [used, vec![inside[0]], opened, left, inside[1..].to_vec()].concat()
+}
+
+/// All splits over nodes that keep what is required, with the best objective among them.
+fn brute_force(cluster: &Cluster, gang: &Gang) -> Option<Vec<i64>> {
+    let group = &gang.groups[0];
+    let mut needed: Vec<&Level> = gang.required.iter().chain(&group.required).collect();
+    needed.extend(group.slices.iter().map(|slice| &slice.level));
+    let room = |seat: &Seat| {
+        let labelled = needed.iter().all(|level| level.is_host() || seat.path[cluster.depth(level).unwrap()].is_some());
+        let ready = seat.member.standing == Standing::Ready;
+        if labelled && ready { seat.free_count() / group.gpus } else { 0 }
+    };
+    let seats: Vec<(&Seat, u32)> =
+        cluster.nodes().map(|seat| (seat, room(seat))).filter(|&(_, room)| room > 0).collect();
+    let mut best: Option<Vec<i64>> = None;
+    let missing = group.replicas - gang.placed.len() as u32;
+    let mut split = BTreeMap::new();
+    fn each<'a>(
+        seats: &[(&'a Seat, u32)],
+        rest: u32,
+        split: &mut BTreeMap<&'a str, u32>,
+        visit: &mut impl FnMut(&BTreeMap<&str, u32>),
+    ) {
+        match seats.split_first() {
+            _ if rest == 0 => visit(split),
+            None => {}
+            Some((&(seat, room), others)) => {
+                for workers in 0..=room.min(rest) {
+                    split.insert(seat.name().as_str(), workers);
+                    each(others, rest - workers, split, visit);
+                }
+                split.remove(seat.name().as_str());
+            }
+        }
+    }
+    each(&seats, missing, &mut split, &mut |split| {
+        if holds(cluster, gang, split) {
+            let value = objective(cluster, gang, split);
+            if best.as_ref().is_none_or(|best| value < *best) {
+                best = Some(value);
+            }
+        }
+    });
+    best
+}
+
+/// Whether workers can be given to a split so that required levels and slices hold.
+fn holds(cluster: &Cluster, gang: &Gang, split: &BTreeMap<&str, u32>) -> bool {
+    let group = &gang.groups[0];
+    let domain = |node: &str, depth: usize| domains(cluster.node(&node.into()).unwrap())[depth].clone();
+    let at = |depth: usize| {
+        let new = split.iter().filter(|&(_, &workers)| workers > 0).map(|(node, _)| domain(node, depth));
+        new.chain(gang.placed.iter().map(|placed| domain(placed.node.as_str(), depth))).collect::<BTreeSet<_>>()
+    };
+    if gang.required.iter().chain(&group.required).any(|level| at(cluster.depth(level).unwrap()).len() > 1) {
+        return false;
+    }
+    group.slices.iter().all(|slice| {
+        let depth = cluster.depth(&slice.level).unwrap();
+        let mut gaps: BTreeMap<String, u32> = BTreeMap::new();
+        let begun: BTreeMap<u32, &Placed> =
+            gang.placed.iter().rev().map(|placed| (placed.index / slice.size, placed)).collect();
+        for (number, placed) in begun {
+            let there = gang.placed.iter().filter(|placed| placed.index / slice.size == number).count() as u32;
+            *gaps.entry(domain(placed.node.as_str(), depth)).or_default() += slice.size - there;
+        }
+        let mut counts: BTreeMap<String, u32> = gaps.keys().map(|domain| (domain.clone(), 0)).collect();
+        for (node, &workers) in split {
+            *counts.entry(domain(node, depth)).or_default() += workers;
+        }
+        counts.iter().all(|(domain, &workers)| {
+            let gap = gaps.get(domain).copied().unwrap_or(0);
+            workers >= gap && (workers - gap).is_multiple_of(slice.size)
+        })
+    })
+}
+
+/// What every placement must keep, whatever its worth.
+fn check(cluster: &Cluster, gang: &Gang, placement: &Placement) {
+    let mut seen = BTreeSet::new();
+    let mut spare: BTreeMap<&NodeName, u32> = BTreeMap::new();
+    let mut ranks = BTreeSet::new();
+    let mut places: BTreeMap<(String, u32), NodeName> =
+        gang.placed.iter().map(|placed| ((placed.group.clone(), placed.index), placed.node.clone())).collect();
+    for worker in &placement.workers {
+        let group = gang.groups.iter().find(|group| group.name == worker.group).unwrap();
+        let seat = cluster.node(&worker.node).unwrap();
+        assert_eq!(worker.gpus.len(), group.gpus as usize);
+        let gpus = seat.member.node.set_of(worker.gpus.iter().map(GpuUuid::as_str)).unwrap();
+        assert!(gpus.is_subset(seat.free()), "a GPU that is not free");
+        assert!(worker.gpus.iter().all(|gpu| seen.insert(gpu.clone())), "a GPU given twice");
+        assert!(ranks.insert(worker.rank), "a rank given twice");
+        *spare.entry(&worker.node).or_default() += group.gpus;
+        assert!(spare[&worker.node] <= seat.free_count(), "more GPUs than can be given away");
+        let before = places.insert((worker.group.clone(), worker.index), worker.node.clone());
+        assert_eq!(before, None, "a worker that was there already");
+    }
+    let domain =
+        |node: &NodeName, level: &Level| domains(cluster.node(node).unwrap())[cluster.depth(level).unwrap()].clone();
+    if let Some(level) = &gang.required {
+        assert!(
+            places.values().map(|node| domain(node, level)).collect::<BTreeSet<_>>().len() <= 1,
+            "required level broken"
+        );
+    }
+    for group in &gang.groups {
+        let mine = || places.iter().filter(|((name, _), _)| *name == group.name);
+        assert_eq!(mine().count() as u32 + placement.left_out * u32::from(gang.groups.len() == 1), group.replicas);
+        if let Some(level) = &group.required {
+            assert!(mine().map(|(_, node)| domain(node, level)).collect::<BTreeSet<_>>().len() <= 1);
+        }
+        for slice in &group.slices {
+            let mut of: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+            for ((_, index), node) in mine() {
+                of.entry(index / slice.size).or_default().insert(domain(node, &slice.level));
+            }
+            assert!(of.values().all(|domains| domains.len() == 1), "a slice is split: {of:?}");
+        }
+    }
+}
+
+/// A small cluster of levels zone, block and rack with nodes of up to four GPUs, some of them held, planned or sick.
+fn clusters() -> impl Strategy<Value = Cluster> {
+    let label = |values: u8| prop_oneof![8 => (0..values).prop_map(Some), 1 => Just(None)];
+    let one = (0u8..4, label(2), label(2), label(3), 0u64..16, 0u64..16, 0u32..20, 0u8..20);
+    prop::collection::vec(one, 1..=9).prop_map(|nodes| {
+        let levels = ["zone", "block", "rack"].map(|level| LevelLabel::new(level, level));
+        let mut cluster = Cluster::new(levels.to_vec()).unwrap();
+        for (i, (kind, zone, block, rack, held, planned, unidentified, standing)) in nodes.into_iter().enumerate() {
+            let name = format!("n{i}");
+            let machine = match kind {
+                0 => bridged(&name, 4),
+                1 => pcie(&name, 4),
+                2 => node(&name, 4, |a, b| {
+                    if a == 0 { Wire::over(Path::ALL[b as usize]) } else { Wire::nvlink(b as u8, Path::HostBridge) }
+                }),
+                _ => node(&name, 3, |_, _| Wire::nvswitch(18, Path::SameNuma)),
+            };
+            let labels = [("zone", zone), ("block", block), ("rack", rack)];
+            let labels: Vec<_> = labels.iter().filter_map(|&(key, value)| Some((key, value?.to_string()))).collect();
+            let labels: Vec<_> = labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            let (held, planned) = (GpuSet::from_bits(held & held >> 1), GpuSet::from_bits(planned & planned >> 2));
+            let held = machine.uuids(held.intersection(machine.all()));
+            let planned = machine.uuids(planned.intersection(machine.all()));
+            let mut member = member(machine, &labels);
+            member.standing = match standing {
+                0 => Standing::Cordoned,
+                1 => Standing::NotReady,
+                _ => Standing::Ready,
+            };
+            cluster.upsert(member);
+            let unidentified_gpus = u32::from(unidentified == 0);
+            cluster.claim(
+                &name.as_str().into(),
+                format!("held-{i}").as_str().into(),
+                Claim { gpus: held, unidentified_gpus, ..Default::default() },
+            );
+            cluster.claim(
+                &name.as_str().into(),
+                format!("planned-{i}").as_str().into(),
+                Claim { gpus: planned, planned: true, ..Default::default() },
+            );
+        }
+        cluster
+    })
+}
+
+/// A gang of one group; some of its workers may run already.
+fn gangs() -> impl Strategy<Value = (Gang, Vec<(u32, u8)>)> {
+    let level = || prop_oneof![Just("zone"), Just("block"), Just("rack"), Just("host")].prop_map(Level::from);
+    let slices = prop_oneof![
+        4 => Just(vec![]),
+        1 => (level(), 2u32..=3).prop_map(|(level, size)| vec![Slice { level, size }]),
+        1 => Just(vec![Slice { level: "zone".into(), size: 4 }, Slice { level: "rack".into(), size: 2 }]),
+        1 => Just(vec![Slice { level: "rack".into(), size: 4 }, Slice { level: "host".into(), size: 2 }]),
+    ];
+    let options = (prop::option::weighted(0.4, level()), prop::option::weighted(0.2, level()));
+    (1u32..=5, 1u32..=4, options, slices, prop::collection::vec((0u32..5, any::<u8>()), 0..3)).prop_map(
+        |(replicas, gpus, (required, own), slices, running)| {
+            let outer = slices.first().map_or(1, |slice: &Slice| slice.size);
+            let mut group = Group::new("worker", replicas.next_multiple_of(outer), gpus);
+            group.required = own;
+            group.slices = slices;
+            (Gang { groups: vec![group], required, ..Default::default() }, running)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_group_is_placed_as_well_as_can_be((cluster, (mut gang, running)) in (clusters(), gangs())) {
+        let names: Vec<NodeName> = cluster.nodes().map(|seat| seat.name().clone()).collect();
+        for (index, node) in running {
+            let index = index % gang.groups[0].replicas;
+            let node = names[node as usize % names.len()].clone();
+            if gang.placed.iter().all(|placed| placed.index != index) {
+                gang.placed.push(Placed { group: "worker".into(), index, node });
+            }
+        }
+        // Running workers keep what is required among themselves; where they cannot, the gang is refused as contradictory.
+        let alone = Gang { groups: vec![Group { slices: vec![], ..gang.groups[0].clone() }], ..gang.clone() };
+        prop_assume!(holds(&cluster, &alone, &BTreeMap::new()));
+        prop_assume!(gang.groups[0].slices.iter().all(|slice| {
+            let depth = cluster.depth(&slice.level).unwrap();
+            let mut at: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+            for placed in &gang.placed {
+                at.entry(placed.index / slice.size).or_default().insert(domains(cluster.node(&placed.node).unwrap())[depth].clone());
+            }
+            at.values().all(|domains| domains.len() == 1)
+        }));
+        match (place(&cluster, &gang), brute_force(&cluster, &gang)) {
+            (Ok(placement), Some(best)) => {
+                check(&cluster, &gang, &placement);
+                let terms: Vec<i64> = placement.terms.iter().map(|term| term.value).collect();
+                prop_assert_eq!(terms, best, "{}", placement.tree());
+                prop_assert!(placement.exact);
+            }
+            (Err(NoPlacement::NoRoom(why)), None) => prop_assert!(why.proven),
+            (found, best) => prop_assert!(false, "found {found:?}, brute force {best:?}"),
+        }
+    }
+}
