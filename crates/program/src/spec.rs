@@ -355,7 +355,8 @@ pub struct Check {
     /// What to compare the step's result with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<Against>,
-    /// Difference allowed for each unit of the expected value; for steps, of the sum of the absolute values that were added up.
+    /// Difference allowed for each unit of the expected value. For a step the unit is what its rounding grows with: the sum of
+    /// the absolute products (gemm, spmv), the root mean square of the transform (fft).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relative_tolerance: Option<f64>,
     /// Difference allowed besides (0).

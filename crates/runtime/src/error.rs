@@ -12,7 +12,9 @@ pub enum Error {
     )]
     NoDriver,
     /// The driver is there and sees no GPU.
-    #[error("the NVIDIA driver sees no GPU ({0}): ask for one with resources.limits nvidia.com/gpu, and see nvidia-smi on the node")]
+    #[error(
+        "the NVIDIA driver sees no GPU ({0}): ask for one with resources.limits nvidia.com/gpu, and see nvidia-smi on the node"
+    )]
     NoGpu(String),
     /// A GPU index that does not exist.
     #[error("there is no GPU {asked}: this runtime has {count}, counted from 0")]
@@ -61,7 +63,9 @@ pub enum Error {
         error: CudaError,
     },
     /// The context was rebuilt, and what lived in it is gone.
-    #[error("GPU {gpu} was reset because of an earlier error ({reason}): modules, buffers and regions of this connection are gone, connect again")]
+    #[error(
+        "GPU {gpu} was reset because of an earlier error ({reason}): modules, buffers and regions of this connection are gone, connect again"
+    )]
     Reset {
         /// Index of the GPU.
         gpu: usize,

@@ -87,7 +87,8 @@ pub fn kernels(text: &str) -> Vec<Kernel> {
 
 /// `.param .align 8 .b8 name[24]` is 24 bytes, `.param .u64 .ptr .align 1 name` is 8.
 fn parameter_bytes(declaration: &str) -> usize {
-    let element = declaration.split_whitespace().filter_map(|word| word.strip_prefix('.')).find_map(type_bytes).unwrap_or(0);
+    let element =
+        declaration.split_whitespace().filter_map(|word| word.strip_prefix('.')).find_map(type_bytes).unwrap_or(0);
     let count = declaration
         .split_once('[')
         .and_then(|(_, rest)| rest.split_once(']'))

@@ -61,10 +61,9 @@ impl DeviceHandle {
         let generation = Arc::new(AtomicU64::new(0));
         let (ready, started) = oneshot::channel();
         let owner = Owner { index, inbox, health: health_sender, generation: generation.clone() };
-        std::thread::Builder::new()
-            .name(format!("gpu-{index}"))
-            .spawn(move || owner.run(ready))
-            .map_err(|error| Error::OutOfService { gpu: index, reason: format!("its thread did not start: {error}") })?;
+        std::thread::Builder::new().name(format!("gpu-{index}")).spawn(move || owner.run(ready)).map_err(|error| {
+            Error::OutOfService { gpu: index, reason: format!("its thread did not start: {error}") }
+        })?;
         let ended = || Error::OutOfService { gpu: index, reason: "its thread ended while it started".into() };
         let info = started.await.map_err(|_| ended())??;
         Ok(Self { info: Arc::new(info), jobs, queue: Arc::new(Semaphore::new(QUEUE_LENGTH)), health, generation })
@@ -198,7 +197,9 @@ impl Owner {
             let probe = device.context().upload(&[1, 2, 3, 4])?;
             match device.context().read(&probe)?[..] {
                 [1, 2, 3, 4] => Ok(device),
-                _ => Err(Error::OutOfService { gpu: self.index, reason: "memory does not keep what is written".into() }),
+                _ => {
+                    Err(Error::OutOfService { gpu: self.index, reason: "memory does not keep what is written".into() })
+                }
             }
         }));
         built.unwrap_or_else(|panic| Err(from_panic(&*panic)))

@@ -202,14 +202,22 @@ impl Device {
     ///
     /// # Errors
     /// Missing cuFFT, full memory, what cuFFT answers.
-    pub fn fft(&mut self, shape: FftShape, direction: Direction, input: Operand, output: Operand) -> Result<f64, Error> {
+    pub fn fft(
+        &mut self,
+        shape: FftShape,
+        direction: Direction,
+        input: Operand,
+        output: Operand,
+    ) -> Result<f64, Error> {
         if !self.plans.contains_key(&shape) {
             if self.plans.len() >= PLAN_CACHE {
                 self.plans.clear();
             }
             self.plans.insert(shape, FftPlan::new(&self.context, shape)?);
         }
-        let Some(plan) = self.plans.get(&shape) else { return Err(Error::MissingLibrary(crate::driver::Library::Cufft)) };
+        let Some(plan) = self.plans.get(&shape) else {
+            return Err(Error::MissingLibrary(crate::driver::Library::Cufft));
+        };
         let context = &self.context;
         let in_place = input == output;
         // A complex-to-real transform uses its input as work space: it gets a copy, so that the user's array stays.

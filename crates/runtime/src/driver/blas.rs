@@ -6,7 +6,9 @@
 use std::ffi::{c_int, c_void};
 
 use cudarc::cublas::result;
-use cudarc::cublas::sys::{self, cublasComputeType_t as Compute, cublasOperation_t as Operation, cudaDataType_t as Type};
+use cudarc::cublas::sys::{
+    self, cublasComputeType_t as Compute, cublasOperation_t as Operation, cudaDataType_t as Type,
+};
 use weft_program::DType;
 
 use super::{Context, Library};
@@ -57,7 +59,9 @@ impl Blas {
     pub fn version(&self) -> Result<u32, Error> {
         let mut version = 0;
         // SAFETY: the handle is valid, and the pointer for the call.
-        unsafe { sys::cublasGetVersion_v2(self.handle, &mut version) }.result().doing("asking cuBLAS for its version")?;
+        unsafe { sys::cublasGetVersion_v2(self.handle, &mut version) }
+            .result()
+            .doing("asking cuBLAS for its version")?;
         Ok(version.unsigned_abs())
     }
 

@@ -331,13 +331,7 @@ impl Context {
         let mut module = std::ptr::null_mut();
         // SAFETY: image, log, options and values outlive the call; two options are given with two values.
         let code = unsafe {
-            cuda::cuModuleLoadDataEx(
-                &mut module,
-                image.as_ptr().cast(),
-                2,
-                options.as_mut_ptr(),
-                values.as_mut_ptr(),
-            )
+            cuda::cuModuleLoadDataEx(&mut module, image.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr())
         };
         if code == cuda::CUresult::CUDA_SUCCESS {
             // SAFETY: just loaded and not shared.
@@ -411,7 +405,7 @@ fn has_symbol(name: &[u8]) -> bool {
     unsafe { cuda::culib().get::<*const c_void>(name).is_ok() }
 }
 
-fn uuid_text<T: Copy>(bytes: &[T; 16]) -> String
+pub(super) fn uuid_text<T: Copy>(bytes: &[T; 16]) -> String
 where
     i64: From<T>,
 {

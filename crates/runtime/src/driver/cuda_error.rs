@@ -51,7 +51,8 @@ impl fmt::Display for CudaError {
 
 impl From<DriverError> for CudaError {
     fn from(error: DriverError) -> Self {
-        let text = |text: Result<&std::ffi::CStr, DriverError>| text.ok().map(|text| text.to_string_lossy().into_owned());
+        let text =
+            |text: Result<&std::ffi::CStr, DriverError>| text.ok().map(|text| text.to_string_lossy().into_owned());
         Self {
             name: text(error.error_name()).unwrap_or_else(|| format!("{:?}", error.0)),
             driver_code: Some(error.0 as u32),

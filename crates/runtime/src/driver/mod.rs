@@ -14,8 +14,8 @@ mod sparse;
 
 use std::sync::OnceLock;
 
-use cudarc::driver::CudaContext;
 use cudarc::driver::sys as cuda;
+use cudarc::driver::{CudaContext, result};
 
 pub use blas::{Blas, GemmShape};
 pub use context::{Address, Argument, Context, Launch, Memory, Module};
@@ -135,4 +135,19 @@ pub fn gpu_count() -> Result<usize, Error> {
         Ok(_) => Err(Error::NoGpu("its count is 0".into())),
         Err(error) => Err(Error::NoGpu(CudaError::from(error).to_string())),
     }
+}
+
+/// UUIDs of the visible GPUs, without taking a context.
+///
+/// # Errors
+/// As [`gpu_count`].
+pub fn gpu_uuids() -> Result<Vec<String>, Error> {
+    let count = gpu_count()?;
+    (0..count)
+        .map(|index| {
+            let what = format!("describing GPU {index}");
+            let device = result::device::get(i32::try_from(index).unwrap_or(i32::MAX)).doing(&what)?;
+            Ok(context::uuid_text(&result::device::get_uuid(device).doing(&what)?.bytes))
+        })
+        .collect()
 }

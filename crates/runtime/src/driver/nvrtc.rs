@@ -82,7 +82,9 @@ fn architecture((major, minor): (u32, u32)) -> Result<u32, Error> {
     known.iter().map(|arch| arch.unsigned_abs()).filter(|&arch| arch <= gpu).max().ok_or_else(|| {
         Error::argument(
             "the GPU",
-            format!("compute capability {major}.{minor} is older than this NVRTC compiles for: use an older runtime image"),
+            format!(
+                "compute capability {major}.{minor} is older than this NVRTC compiles for: use an older runtime image"
+            ),
         )
     })
 }

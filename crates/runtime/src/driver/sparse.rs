@@ -52,7 +52,9 @@ impl Sparse {
     pub fn version(&self) -> Result<u32, Error> {
         let mut version = 0;
         // SAFETY: the handle is valid, and the pointer for the call.
-        unsafe { sys::cusparseGetVersion(self.handle, &mut version) }.result().doing("asking cuSPARSE for its version")?;
+        unsafe { sys::cusparseGetVersion(self.handle, &mut version) }
+            .result()
+            .doing("asking cuSPARSE for its version")?;
         Ok(version.unsigned_abs())
     }
 
@@ -93,8 +95,16 @@ impl Sparse {
         // SAFETY: the descriptors live to the end of this function, and the factors are on the host (pointer mode host).
         unsafe {
             sys::cusparseSpMV_bufferSize(
-                self.handle, operation, alpha, described.0.cast_const(), vector_x.0.cast_const(), beta, vector_y.0, data,
-                algorithm, &mut bytes,
+                self.handle,
+                operation,
+                alpha,
+                described.0.cast_const(),
+                vector_x.0.cast_const(),
+                beta,
+                vector_y.0,
+                data,
+                algorithm,
+                &mut bytes,
             )
         }
         .result()
@@ -104,8 +114,16 @@ impl Sparse {
             // SAFETY: as above, with work space of the size asked for; the caller's promise for the addresses.
             unsafe {
                 sys::cusparseSpMV(
-                    self.handle, operation, alpha, described.0.cast_const(), vector_x.0.cast_const(), beta, vector_y.0,
-                    data, algorithm, work.pointer() as *mut c_void,
+                    self.handle,
+                    operation,
+                    alpha,
+                    described.0.cast_const(),
+                    vector_x.0.cast_const(),
+                    beta,
+                    vector_y.0,
+                    data,
+                    algorithm,
+                    work.pointer() as *mut c_void,
                 )
             }
             .result()
