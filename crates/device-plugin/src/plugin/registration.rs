@@ -1,0 +1,216 @@
+//! Keeps kubelet knowing the plugin.
+//!
+//! ```text
+//!   no GPUs ──▶ serve on nvidia-gpu.sock ──▶ Register ──▶ wait until
+//!                ▲                                          kubelet.sock is another file, or
+//!                └──────────────────────────────────────── our socket is gone
+//! ```
+//!
+//! kubelet dials back during Register, so the plugin serves first. A kubelet that restarts deletes every socket in its
+//! folder and makes its own anew; both are noticed at once through inotify, and within a second by looking, since
+//! inotify does not work on every file system that such a folder is mounted from.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use tokio::net::UnixListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use weft_api::names::GPU_RESOURCE;
+use weft_proto::deviceplugin::RegisterRequest;
+use weft_proto::deviceplugin::device_plugin_server::DevicePluginServer;
+use weft_proto::deviceplugin::registration_client::RegistrationClient;
+
+use crate::plugin::service::{Plugin, options};
+use crate::socket;
+use crate::status::count;
+
+/// kubelet's version of the device plugin API.
+const API_VERSION: &str = "v1beta1";
+/// NVIDIA's plugin uses the same name: of two plugins for one resource, one remains.
+const SOCKET: &str = "nvidia-gpu.sock";
+const KUBELET_SOCKET: &str = "kubelet.sock";
+
+/// How often to look when inotify says nothing.
+const LOOK: Duration = Duration::from_secs(1);
+/// A kubelet that starts makes several files; registering once is enough.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why registering did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// The plugin's own socket cannot be made.
+    #[error("cannot listen on {}: {source}; is kubelet's device-plugins folder mounted here?", socket.display())]
+    Listen {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// kubelet is not there.
+    #[error("kubelet does not listen on {}: {source}; it may be restarting", socket.display())]
+    Connect {
+        /// kubelet's socket.
+        socket: PathBuf,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// kubelet said no.
+    #[error("kubelet refuses to register {GPU_RESOURCE}: {0}")]
+    Refused(Box<tonic::Status>),
+    /// kubelet said nothing.
+    #[error("kubelet did not answer Register within {REGISTER_TIMEOUT:?}; it may be restarting")]
+    Silent,
+}
+
+/// Which file a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId(u64, u64, i64, i64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some(FileId(metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+/// Serves and registers the plugin until `shutdown`, whatever kubelet does.
+pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: CancellationToken) {
+    let changed = Arc::new(Notify::new());
+    let watcher = watch_folder(&dir, &changed);
+    if let Err(error) = &watcher {
+        tracing::warn!(dir = %dir.display(), %error, "cannot watch kubelet's folder; looking every second instead");
+    }
+    let status = Arc::clone(&plugin.status);
+    let mut machine = plugin.machine.clone();
+    let stay = async {
+        // A node without GPUs advertises nothing, not even zero.
+        if machine.wait_for(|snapshot| snapshot.has_gpus()).await.is_err() {
+            return;
+        }
+        let mut retry = FIRST_RETRY;
+        let mut told = String::new();
+        loop {
+            match Registered::new(&plugin, &dir).await {
+                Ok(registered) => {
+                    status.registered.store(true, Ordering::Relaxed);
+                    count(&status.counters.registrations);
+                    tracing::info!(resource = GPU_RESOURCE, "registered with kubelet");
+                    (retry, told) = (FIRST_RETRY, String::new());
+                    registered.until_lost(&changed).await;
+                    status.registered.store(false, Ordering::Relaxed);
+                    tracing::info!("kubelet restarted; registering again");
+                    tokio::time::sleep(DEBOUNCE).await;
+                }
+                Err(error) => {
+                    count(&status.counters.registration_errors);
+                    let sentence = error.to_string();
+                    if sentence != told {
+                        tracing::warn!(%error, "cannot register yet; trying again");
+                        told = sentence;
+                    }
+                    tokio::select! {
+                        () = changed.notified() => tokio::time::sleep(DEBOUNCE).await,
+                        () = tokio::time::sleep(retry) => {}
+                    }
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stay => {}
+        () = shutdown.cancelled() => {}
+    }
+    // kubelet then knows at once that no more GPUs can be allocated.
+    let _ = std::fs::remove_file(dir.join(SOCKET));
+}
+
+fn watch_folder(dir: &Path, changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
+    let changed = Arc::clone(changed);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let ours = |path: &PathBuf| path.ends_with(KUBELET_SOCKET) || path.ends_with(SOCKET);
+        if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(ours)) {
+            changed.notify_one();
+        }
+    })?;
+    watcher.watch(dir, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
+/// A plugin that serves and that kubelet knows.
+struct Registered {
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    own: (PathBuf, Option<FileId>),
+    kubelet: (PathBuf, Option<FileId>),
+}
+
+impl Registered {
+    async fn new(plugin: &Plugin, dir: &Path) -> Result<Self, RegisterError> {
+        let own = dir.join(SOCKET);
+        let kubelet = dir.join(KUBELET_SOCKET);
+        // Before the call: a kubelet that is replaced during it is noticed.
+        let kubelet_id = file_id(&kubelet);
+        let listen = |source| RegisterError::Listen { socket: own.clone(), source };
+        match std::fs::remove_file(&own) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&own).map_err(listen)?;
+        let service = DevicePluginServer::new(plugin.clone());
+        let server = Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener));
+        let registered = Registered {
+            server: tokio::spawn(server),
+            own: (own.clone(), file_id(&own)),
+            kubelet: (kubelet, kubelet_id),
+        };
+        tokio::time::timeout(REGISTER_TIMEOUT, registered.register()).await.map_err(|_| RegisterError::Silent)??;
+        Ok(registered)
+    }
+
+    async fn register(&self) -> Result<(), RegisterError> {
+        let socket = &self.kubelet.0;
+        let channel = socket::connect(socket)
+            .await
+            .map_err(|source| RegisterError::Connect { socket: socket.clone(), source })?;
+        let request = RegisterRequest {
+            version: API_VERSION.to_owned(),
+            endpoint: SOCKET.to_owned(),
+            resource_name: GPU_RESOURCE.to_owned(),
+            options: Some(options()),
+        };
+        let answer = RegistrationClient::new(channel).register(request).await;
+        answer.map(drop).map_err(|status| RegisterError::Refused(Box::new(status)))
+    }
+
+    /// Waits until kubelet no longer knows this plugin.
+    async fn until_lost(mut self, changed: &Notify) {
+        let lost = |named: &(PathBuf, Option<FileId>)| file_id(&named.0) != named.1;
+        while !lost(&self.kubelet) && !lost(&self.own) {
+            tokio::select! {
+                () = changed.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+                _ = &mut self.server => {
+                    tracing::warn!("the plugin's server ended");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// ListAndWatch never ends by itself, so a server is not drained but cut off; kubelet dials the next one.
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}

@@ -1,0 +1,159 @@
+//! The calls that kubelet makes to a device plugin.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use tokio::sync::{Notify, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response};
+use weft_proto::deviceplugin::device_plugin_server::DevicePlugin;
+use weft_proto::deviceplugin::{
+    AllocateRequest, AllocateResponse, CdiDevice, ContainerAllocateResponse, ContainerPreferredAllocationResponse,
+    Device, DevicePluginOptions, Empty, ListAndWatchResponse, NumaNode, PreStartContainerRequest,
+    PreStartContainerResponse, PreferredAllocationRequest, PreferredAllocationResponse, TopologyInfo,
+};
+use weft_topology::Health;
+
+use crate::cdi;
+use crate::holders::Holders;
+use crate::plugin::preferred::{Question, preferred};
+use crate::pods::Pods;
+use crate::snapshot::Snapshot;
+use crate::status::{Status, count};
+
+/// What kubelet is told of this plugin, in Register and again when it asks.
+pub fn options() -> DevicePluginOptions {
+    DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true }
+}
+
+/// The plugin. Cheap to clone: a new server is started for each registration.
+#[derive(Clone)]
+pub struct Plugin {
+    /// The machine; only GPUs that the CDI specification describes.
+    pub machine: watch::Receiver<Arc<Snapshot>>,
+    /// Who holds what.
+    pub holders: watch::Receiver<Holders>,
+    /// Who waits, and what was planned.
+    pub pods: Arc<Pods>,
+    /// Told after each allocation.
+    pub allocated: Arc<Notify>,
+    /// Counters.
+    pub status: Arc<Status>,
+}
+
+/// The whole list of devices, as kubelet wants it each time.
+pub fn devices(snapshot: &Snapshot) -> Vec<Device> {
+    let device = |gpu: &weft_topology::Gpu| Device {
+        id: gpu.uuid.to_string(),
+        health: if gpu.health.is_healthy() { "Healthy" } else { "Unhealthy" }.to_owned(),
+        topology: gpu.numa.map(|node| TopologyInfo { nodes: vec![NumaNode { id: i64::from(node) }] }),
+    };
+    snapshot.node.gpus().iter().map(device).collect()
+}
+
+/// What one container gets, or why it does not.
+fn allocate(snapshot: &Snapshot, ids: &[String]) -> Result<ContainerAllocateResponse, tonic::Status> {
+    for id in ids {
+        let gpu = snapshot.node.position(id).and_then(|position| snapshot.node.gpus().get(position));
+        match gpu.map(|gpu| (gpu.index, &gpu.health)) {
+            Some((_, Health::Healthy)) => {}
+            Some((index, Health::Unhealthy { reason })) => {
+                return Err(tonic::Status::failed_precondition(format!("GPU {index} ({id}) {reason}")));
+            }
+            None => {
+                return Err(tonic::Status::invalid_argument(format!(
+                    "GPU {id} is not on node {}: kubelet remembers another machine; restart it",
+                    snapshot.node.name()
+                )));
+            }
+        }
+    }
+    Ok(ContainerAllocateResponse {
+        envs: HashMap::from([("NVIDIA_VISIBLE_DEVICES".to_owned(), ids.join(","))]),
+        cdi_devices: ids.iter().map(|id| CdiDevice { name: cdi::device_name(id) }).collect(),
+        ..Default::default()
+    })
+}
+
+#[tonic::async_trait]
+impl DevicePlugin for Plugin {
+    async fn get_device_plugin_options(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<DevicePluginOptions>, tonic::Status> {
+        Ok(Response::new(options()))
+    }
+
+    type ListAndWatchStream = Pin<Box<dyn Stream<Item = Result<ListAndWatchResponse, tonic::Status>> + Send>>;
+
+    async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Self::ListAndWatchStream>, tonic::Status> {
+        let mut sent: Option<Vec<Device>> = None;
+        let lists = WatchStream::new(self.machine.clone()).filter_map(move |snapshot| {
+            let devices = devices(&snapshot);
+            // Most changes of the machine do not concern kubelet.
+            (sent.as_ref() != Some(&devices)).then(|| {
+                sent = Some(devices.clone());
+                Ok(ListAndWatchResponse { devices })
+            })
+        });
+        Ok(Response::new(Box::pin(lists)))
+    }
+
+    async fn get_preferred_allocation(
+        &self,
+        request: Request<PreferredAllocationRequest>,
+    ) -> Result<Response<PreferredAllocationResponse>, tonic::Status> {
+        let snapshot = Arc::clone(&self.machine.borrow());
+        let holders = self.holders.borrow().clone();
+        let answer = |request: &weft_proto::deviceplugin::ContainerPreferredAllocationRequest| {
+            let waiting = self.pods.waiting(|pod| holders.has(pod));
+            let question = Question {
+                available: &request.available_device_i_ds,
+                must_include: &request.must_include_device_i_ds,
+                size: usize::try_from(request.allocation_size).unwrap_or(0),
+            };
+            let answer = preferred(&snapshot.node, &waiting, question);
+            let counters = &self.status.counters;
+            count(if answer.planned { &counters.preferred_planned } else { &counters.preferred_solved });
+            if let Some((namespace, name)) = &answer.pod {
+                self.pods.answered(namespace, name);
+            }
+            tracing::info!(size = question.size, planned = answer.planned, "recommended {}", answer.because);
+            let device_i_ds = answer.gpus.iter().map(ToString::to_string).collect();
+            ContainerPreferredAllocationResponse { device_i_ds }
+        };
+        let container_responses = request.get_ref().container_requests.iter().map(answer).collect();
+        Ok(Response::new(PreferredAllocationResponse { container_responses }))
+    }
+
+    async fn allocate(&self, request: Request<AllocateRequest>) -> Result<Response<AllocateResponse>, tonic::Status> {
+        let snapshot = Arc::clone(&self.machine.borrow());
+        let mut container_responses = Vec::new();
+        for container in &request.get_ref().container_requests {
+            match allocate(&snapshot, &container.devices_ids) {
+                Ok(response) => {
+                    count(&self.status.counters.allocations);
+                    tracing::info!(gpus = container.devices_ids.join(","), "allocated");
+                    container_responses.push(response);
+                }
+                Err(refusal) => {
+                    count(&self.status.counters.allocations_refused);
+                    tracing::warn!(error = refusal.message(), "refused an allocation");
+                    return Err(refusal);
+                }
+            }
+        }
+        self.allocated.notify_one();
+        Ok(Response::new(AllocateResponse { container_responses }))
+    }
+
+    async fn pre_start_container(
+        &self,
+        _: Request<PreStartContainerRequest>,
+    ) -> Result<Response<PreStartContainerResponse>, tonic::Status> {
+        Ok(Response::new(PreStartContainerResponse {}))
+    }
+}

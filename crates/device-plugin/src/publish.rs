@@ -1,0 +1,306 @@
+//! Publishes the node's `GpuNode`: what the operator places by and what people read.
+//!
+//! The status is derived from the machine and from who holds what; it is written only when it differs from what was
+//! written last, so a node at rest writes nothing. Someone may delete or edit the object, so every few minutes it is read
+//! and compared.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use weft_api::conditions;
+use weft_api::names::MANAGER_AGENT;
+use weft_api::node::{GpuNode, GpuNodeStatus, GpuReport, Health, Holder, LinkReport, condition};
+use weft_topology::Link;
+
+use crate::holders::Holders;
+use crate::snapshot::Snapshot;
+use crate::status::{Status, count};
+
+/// Several changes at once (a driver that goes takes all GPUs with it) are written once.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How often to compare with what the API server has. 5,000 nodes make 17 reads a second.
+const COMPARE: Duration = Duration::from_secs(300);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// Derives the status. `before` is the last one: times of what did not change are taken from it.
+pub fn report(snapshot: &Snapshot, holders: &Holders, before: Option<&GpuNodeStatus>, now: Timestamp) -> GpuNodeStatus {
+    let gpus: Vec<GpuReport> =
+        snapshot.node.gpus().iter().map(|gpu| gpu_report(snapshot, holders, before, gpu)).collect();
+    let facts = weft_topology::NodeFacts::from(snapshot.node.clone());
+    let link = |link: &Link| LinkReport { a: link.from, b: link.to, wire: link.wire.to_string() };
+
+    let complaints = snapshot.complaints();
+    let message = match (&snapshot.problem, complaints.as_slice()) {
+        (Some(problem), _) => Some(problem.message.clone()),
+        (None, []) => None,
+        (None, [one]) => Some(one.clone()),
+        (None, [first, others @ ..]) => Some(format!("{first}; and {} more", others.len())),
+    };
+    let healthy = gpus.iter().filter(|gpu| gpu.health == Health::Healthy).count();
+    let (ready, reason) = match &snapshot.problem {
+        Some(problem) => (false, problem.reason),
+        None if healthy == 0 => (false, "NoHealthyGpu"),
+        None if !complaints.is_empty() => (true, "SomeGpusUnhealthy"),
+        None => (true, "AllGpusHealthy"),
+    };
+    let mut list = before.map(|status| status.conditions.clone()).unwrap_or_default();
+    let sentence = message.clone().unwrap_or_else(|| format!("all {} GPUs are healthy", gpus.len()));
+    conditions::set(&mut list, condition::READY, ready, reason, &sentence, None, &Time(now));
+    GpuNodeStatus {
+        summary: format!("{healthy}/{}", gpus.len()),
+        message,
+        driver_version: snapshot.driver.as_ref().map(|driver| driver.version.clone()),
+        cuda_version: snapshot.driver.as_ref().map(|driver| driver.cuda_version.clone()),
+        nvlink_domain: snapshot.node.nvlink_domain().map(ToOwned::to_owned),
+        gpus,
+        links: facts.links.iter().map(link).collect(),
+        conditions: list,
+    }
+}
+
+fn gpu_report(
+    snapshot: &Snapshot,
+    holders: &Holders,
+    before: Option<&GpuNodeStatus>,
+    gpu: &weft_topology::Gpu,
+) -> GpuReport {
+    let (health, reason) = match &gpu.health {
+        weft_topology::Health::Healthy => (Health::Healthy, None),
+        weft_topology::Health::Unhealthy { reason } => (Health::Unhealthy, Some(reason.to_string())),
+    };
+    let standing = snapshot.standing.get(&gpu.uuid).and_then(|standing| time(standing.since));
+    // An agent that restarted has only just seen the GPU; what it is has been so for longer.
+    let known = before.and_then(|status| status.gpus.iter().find(|old| old.uuid == gpu.uuid.as_str()));
+    let since = match known {
+        Some(old) if old.health == health && old.reason == reason && old.since.is_some() => old.since.clone(),
+        _ => standing,
+    };
+    let holder = holders.of(gpu.uuid.as_str()).map(|holder| Holder {
+        namespace: holder.namespace.clone(),
+        pod: holder.pod.clone(),
+        container: holder.container.clone(),
+    });
+    GpuReport {
+        index: gpu.index,
+        uuid: gpu.uuid.to_string(),
+        product: gpu.product.to_string(),
+        memory_bytes: gpu.memory_bytes,
+        pci_bus_id: gpu.pci_bus_id.to_string(),
+        numa: gpu.numa,
+        mig_profile: gpu.mig_profile.as_ref().map(ToString::to_string),
+        health,
+        reason,
+        since,
+        holder,
+    }
+}
+
+/// Whole seconds: that is what Kubernetes stores, and what is written must equal what is read back.
+fn time(time: SystemTime) -> Option<Time> {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    Timestamp::from_second(i64::try_from(seconds).ok()?).ok().map(Time)
+}
+
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// Keeps the object in step until `shutdown`.
+pub async fn follow(
+    client: Client,
+    mut machine: watch::Receiver<Arc<Snapshot>>,
+    mut holders: watch::Receiver<Holders>,
+    status: Arc<Status>,
+    shutdown: CancellationToken,
+) {
+    let name = machine.borrow().node.name().to_string();
+    let publisher = Publisher { api: Api::all(client), name };
+    let work = async {
+        let mut written: Option<GpuNodeStatus> = None;
+        let mut retry = FIRST_RETRY;
+        let mut compare = tokio::time::Instant::now();
+        loop {
+            let outcome = publisher.step(&mut machine, &mut holders, &mut written, compare, &status).await;
+            match outcome {
+                Ok(compared) => {
+                    if compared {
+                        compare = tokio::time::Instant::now() + COMPARE;
+                    }
+                    retry = FIRST_RETRY;
+                    tokio::select! {
+                        changed = machine.changed() => if changed.is_err() { return },
+                        changed = holders.changed() => if changed.is_err() { return },
+                        () = tokio::time::sleep_until(compare) => {}
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                }
+                Err(error) => {
+                    count(&status.counters.publication_errors);
+                    if retry == FIRST_RETRY {
+                        tracing::warn!(%error, name = publisher.name, "cannot publish the GpuNode; trying again");
+                    }
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+struct Publisher {
+    api: Api<GpuNode>,
+    name: String,
+}
+
+impl Publisher {
+    /// Writes if there is anything to write. Returns whether the stored object was looked at.
+    async fn step(
+        &self,
+        machine: &mut watch::Receiver<Arc<Snapshot>>,
+        holders: &mut watch::Receiver<Holders>,
+        written: &mut Option<GpuNodeStatus>,
+        compare: tokio::time::Instant,
+        status: &Status,
+    ) -> kube::Result<bool> {
+        let due = written.is_none() || tokio::time::Instant::now() >= compare;
+        if due {
+            let stored = self.api.get_opt(&self.name).await?;
+            if stored.is_none() {
+                self.create().await?;
+            }
+            *written = Some(stored.and_then(|object| object.status).unwrap_or_default());
+        }
+        let snapshot = Arc::clone(&machine.borrow_and_update());
+        let holders = holders.borrow_and_update().clone();
+        let next = report(&snapshot, &holders, written.as_ref(), now());
+        if written.as_ref() != Some(&next) {
+            self.write(&next).await?;
+            count(&status.counters.publications);
+            tracing::debug!(name = self.name, summary = next.summary, "published the GpuNode");
+            *written = Some(next);
+        }
+        Ok(due)
+    }
+
+    async fn create(&self) -> kube::Result<()> {
+        let object = json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "GpuNode", "metadata": {"name": self.name}, "spec": {}
+        });
+        self.api.patch(&self.name, &apply(), &Patch::Apply(object)).await.map(drop)
+    }
+
+    async fn write(&self, status: &GpuNodeStatus) -> kube::Result<()> {
+        let object = json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "GpuNode", "metadata": {"name": self.name}, "status": status
+        });
+        match self.api.patch_status(&self.name, &apply(), &Patch::Apply(&object)).await {
+            // It was deleted since.
+            Err(kube::Error::Api(error)) if error.code == 404 => {
+                self.create().await?;
+                self.api.patch_status(&self.name, &apply(), &Patch::Apply(&object)).await.map(drop)
+            }
+            written => written.map(drop),
+        }
+    }
+}
+
+/// The agent is the only writer, so it takes back what anyone else changed.
+fn apply() -> PatchParams {
+    PatchParams::apply(MANAGER_AGENT).force()
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_nvml::Fault;
+    use weft_topology::{Gpu, GpuUuid, Node, NodeFacts, Path, Wire};
+
+    use super::*;
+    use crate::snapshot::{Problem, Standing};
+
+    fn snapshot() -> Snapshot {
+        let gpu = |index: u32| Gpu {
+            uuid: format!("GPU-{index}").into(),
+            index: index * 2,
+            product: "GPU".into(),
+            memory_bytes: 1,
+            pci_bus_id: format!("{index}").into(),
+            numa: None,
+            health: weft_topology::Health::Healthy,
+            mig_profile: None,
+        };
+        let link = |from, to| Link { from, to, wire: Wire::nvswitch(18, Path::CrossSocket) };
+        let mut snapshot = Snapshot::empty("node", None).unwrap();
+        snapshot.node = Node::new(NodeFacts {
+            name: "node".into(),
+            gpus: vec![gpu(0), gpu(1)],
+            links: vec![link(0, 1), link(1, 0)],
+            ..NodeFacts::default()
+        })
+        .unwrap();
+        let healthy = Standing { fault: None, since: SystemTime::UNIX_EPOCH + Duration::from_secs(5) };
+        snapshot.standing = snapshot.node.gpus().iter().map(|gpu| (gpu.uuid.clone(), healthy)).collect();
+        snapshot
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn each_pair_is_reported_once() {
+        let status = report(&snapshot(), &Holders::default(), None, at(9));
+        assert_eq!(status.links, [LinkReport { a: 0, b: 1, wire: "NVS18+SYS".into() }]);
+        assert_eq!(status.summary, "2/2");
+        assert!(conditions::is_true(&status.conditions, condition::READY));
+    }
+
+    #[test]
+    fn the_same_facts_make_the_same_status_whenever_they_are_seen() {
+        let first = report(&snapshot(), &Holders::default(), None, at(9));
+        let mut later = snapshot();
+        for standing in later.standing.values_mut() {
+            standing.since += Duration::from_secs(3600);
+        }
+        assert_eq!(report(&later, &Holders::default(), Some(&first), at(4000)), first);
+    }
+
+    #[test]
+    fn an_unhealthy_gpu_has_its_sentence_and_its_time() {
+        let first = report(&snapshot(), &Holders::default(), None, at(9));
+        let mut sick = snapshot();
+        let uuid = GpuUuid::from("GPU-1");
+        let fault = Fault::Xid(79);
+        sick.node = sick.node.with_health(uuid.as_str(), weft_topology::Health::unhealthy(fault.to_string())).unwrap();
+        let since = SystemTime::UNIX_EPOCH + Duration::from_millis(20_900);
+        sick.standing.insert(uuid, Standing { fault: Some(fault), since });
+        let status = report(&sick, &Holders::default(), Some(&first), at(21));
+        assert_eq!(status.summary, "1/2");
+        assert_eq!(status.gpus[1].since, Some(Time(at(20))));
+        let message = status.message.unwrap();
+        assert!(message.starts_with("GPU 2 (GPU-1) fell off the bus"), "{message}");
+        assert!(conditions::is_true(&status.conditions, condition::READY), "the other one can still be asked for");
+    }
+
+    #[test]
+    fn a_node_without_a_driver_is_not_ready_and_says_why() {
+        let problem = Problem { reason: "NoDriver", message: "no driver: install it".into() };
+        let snapshot = Snapshot::empty("node", Some(problem)).unwrap();
+        let status = report(&snapshot, &Holders::default(), None, at(1));
+        assert_eq!((status.summary.as_str(), status.message.as_deref()), ("0/0", Some("no driver: install it")));
+        assert_eq!(status.conditions[0].reason, "NoDriver");
+        assert_eq!(status.conditions[0].status, "False");
+    }
+}
