@@ -167,7 +167,7 @@ pub fn run(args: &Args) -> Result<()> {
         Verb::Kill { component } => Cluster::open(name)?.kill(*component)?,
         Verb::Start { component } => Cluster::open(name)?.start(*component)?,
         Verb::PowerOff { index } => Cluster::open(name)?.power_off(*index)?,
-        Verb::PowerOn { index } => Cluster::open(name)?.power_on(*index, &console)?,
+        Verb::PowerOn { index } => Cluster::open(name)?.power_on(*index)?,
     }
     Ok(())
 }

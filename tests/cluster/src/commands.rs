@@ -113,13 +113,18 @@ impl Cluster {
         self.process(component).ok_or_else(absent)
     }
 
-    /// Starts a component that does not run. It may take a moment until it answers.
+    /// Starts a component that does not run. It may take a moment until it answers. A kubelet is started once its containerd answers: without it,
+    /// it would end at once.
     pub fn start(&self, component: Component) -> Result<()> {
         if self.process(component).is_some() {
             return Err(Error::State(format!("{component} of cluster `{}` runs already", self.name())));
         }
         let process = match component {
             Component::Forwarder => self.start_forwarder()?,
+            Component::Kubelet(index) => {
+                self.wait_for_containerd(index, &crate::Silent)?;
+                self.start_daemon(component)?
+            }
             _ => self.start_daemon(component)?,
         };
         process.save(&self.place().pid_file(component))

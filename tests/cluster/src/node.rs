@@ -156,14 +156,13 @@ impl Cluster {
     }
 
     /// Switches a node on again, with containerd and kubelet. Its images are still there.
-    pub fn power_on(&self, index: usize, progress: &dyn Progress) -> Result<()> {
+    pub fn power_on(&self, index: usize) -> Result<()> {
         self.boot(index)?;
         self.start(Component::Containerd(index))?;
-        self.wait_for_containerd(index, progress)?;
         self.start(Component::Kubelet(index))
     }
 
-    fn wait_for_containerd(&self, index: usize, progress: &dyn Progress) -> Result<()> {
+    pub(crate) fn wait_for_containerd(&self, index: usize, progress: &dyn Progress) -> Result<()> {
         let component = Component::Containerd(index);
         self.wait_for(&format!("{component} to answer"), Some(component), Duration::from_secs(60), progress, || {
             Ok(output(self.node_command(index, "ctr")?.arg("version")).ok().map(drop))

@@ -309,7 +309,7 @@ fn follow(name: &str, mut command: Command, news: &dyn Fn(&str)) -> Result<()> {
             }
         })
     });
-    let (mut compiled, mut newest, mut last, mut told) = (0, "reading the module".to_owned(), VecDeque::new(), begin);
+    let (mut compiled, mut newest, mut last, mut told) = (0, String::new(), VecDeque::new(), begin);
     loop {
         match received.recv_timeout(NEWS) {
             Ok(line) => {
@@ -329,7 +329,9 @@ fn follow(name: &str, mut command: Command, news: &dyn Fn(&str)) -> Result<()> {
         }
         if told.elapsed() >= NEWS {
             told = Instant::now();
-            news(&format!("{} s, {compiled} packages compiled, at {newest}", begin.elapsed().as_secs()));
+            let seconds = begin.elapsed().as_secs();
+            // Nothing is said while Go looks at what it compiled before, and while it links.
+            news(&if newest.is_empty() { format!("{seconds} s") } else { format!("{seconds} s, {compiled} packages compiled, now {newest}") });
         }
     }
     if let Some(reader) = reader {
