@@ -14,7 +14,10 @@
 //! `/run/weft-sim/machine`, or makes a private one from `WEFT_SIM_PROFILE`; with none of these the libraries behave like
 //! a driver on a machine without a GPU.
 
+pub mod layout;
 mod nvml;
+pub mod node;
 pub mod profile;
 pub mod ptx;
 pub mod state;
+pub mod status;
