@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that says whether the tree is good, tier by tier, each with its time.
 
+mod chart;
 mod tiers;
 
 use std::time::{Duration, Instant};
