@@ -33,7 +33,8 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         ),
     };
     let listener = http::listen(args.listen).await?;
-    tracing::info!(node = node_name, listen = %args.listen, standalone = args.standalone, "weft-agent starts");
+    let listen = listener.local_addr()?;
+    tracing::info!(node = node_name, %listen, standalone = args.standalone, "weft-agent starts");
 
     let status = Arc::new(Status::new());
     let samples = Arc::new(Samples::default());
