@@ -1,8 +1,172 @@
-//! x
-/// x
-#[derive(clap::Args)]
-pub struct Options {}
-/// x
-pub async fn main(_options: Options) -> u8 {
-    0
+//! Serves applications on a Unix socket.
+//!
+//! ```text
+//!  connection = session ──┬── buffers, modules: on the GPU's thread, under the session's id
+//!                         └── regions: files of the shared folder, pinned
+//!  connection ends ──▶ everything above is released, after what is still running on it
+//! ```
+
+mod http;
+mod metrics;
+mod operand;
+mod operations;
+mod region;
+mod service;
+mod session;
+mod socket;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tonic::transport::Server;
+use weft_proto::runtime::runtime_server::RuntimeServer;
+
+use crate::Error;
+use crate::device::{DeviceHandle, Health};
+use crate::driver::{self, Library};
+
+use metrics::Metrics;
+use region::SharedFolder;
+use service::Service;
+use socket::Socket;
+
+/// After SIGTERM, requests under way get this long. kubelet kills after 30 s by default.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Options of `weft-runtime serve`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The socket to serve on.
+    #[arg(long, env = "WEFT_RUNTIME_SOCKET", default_value = "/run/weft/runtime.sock")]
+    pub socket: PathBuf,
+    /// The folder of the regions, on a memory volume that applications share.
+    #[arg(long, env = "WEFT_SHM_DIR", default_value = "/run/weft/shm")]
+    pub shm_dir: PathBuf,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, env = "WEFT_METRICS_LISTEN", default_value = "0.0.0.0:9401")]
+    pub metrics_listen: SocketAddr,
+}
+
+/// Why the runtime cannot serve, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error(transparent)]
+    Runtime(#[from] Error),
+    #[error("another runtime already serves {0}: stop it, or choose another socket with --socket")]
+    SocketTaken(PathBuf),
+    #[error("{0} exists and is no socket: remove it, or choose another socket with --socket")]
+    NoSocket(PathBuf),
+    #[error("{what} {path}: {error}")]
+    Path { what: &'static str, path: PathBuf, error: std::io::Error },
+    #[error("metrics cannot be served on {address} ({error}): choose another address with --metrics-listen")]
+    Metrics { address: SocketAddr, error: std::io::Error },
+    #[error("the socket failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(std::io::Error),
+}
+
+/// `weft-runtime serve`. Returns the exit code.
+pub async fn main(options: Options) -> u8 {
+    match serve(options).await {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(%error, "the runtime stops");
+            eprintln!("weft-runtime: {error}");
+            1
+        }
+    }
+}
+
+async fn serve(options: Options) -> Result<(), ServeError> {
+    // The lock first: a second runtime must not even take contexts on the first one's GPUs.
+    let socket = Socket::claim(&options.socket)?;
+    let folder = SharedFolder::open(&options.shm_dir)?;
+    let count = driver::gpu_count()?;
+    let mut devices = Vec::with_capacity(count);
+    for index in 0..count {
+        let device = DeviceHandle::start(index).await?;
+        let info = device.info();
+        tracing::info!(gpu = index, uuid = info.uuid, name = info.name, "GPU taken");
+        devices.push(device);
+    }
+    for library in Library::ALL.into_iter().filter(|library| !library.is_present()) {
+        tracing::warn!(library = library.soname(), "a library is missing: {} will be refused", library.purpose());
+    }
+
+    let metrics = Arc::new(Metrics::new());
+    let health: Vec<watch::Receiver<Health>> = devices.iter().map(DeviceHandle::health).collect();
+    let listener = TcpListener::bind(options.metrics_listen)
+        .await
+        .map_err(|error| ServeError::Metrics { address: options.metrics_listen, error })?;
+    let devices: Arc<[DeviceHandle]> = devices.into();
+    let pages = tokio::spawn(http::serve(listener, metrics.clone(), devices.clone()));
+
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let (stop, stopping) = watch::channel(false);
+    let connections = socket.bind(devices.clone(), metrics.clone(), stopping.clone())?;
+    tracing::info!(socket = %options.socket.display(), gpus = count, "serving");
+
+    let service = Service::new(devices, folder, metrics);
+    let mut until = stopping;
+    let server = Server::builder().add_service(RuntimeServer::new(service)).serve_with_incoming_shutdown(
+        connections,
+        async move {
+            // A sender that is gone means the same as a stop.
+            let _stopped = until.wait_for(|stop| *stop).await;
+        },
+    );
+    let mut server = tokio::spawn(server);
+    let out_of_service = tokio::select! {
+        ended = &mut server => {
+            if let Ok(ended) = ended {
+                ended?;
+            }
+            None
+        }
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        error = first_out_of_service(health) => Some(error),
+    };
+    stop.send_replace(true);
+    pages.abort();
+    if let Some(error) = out_of_service {
+        return Err(error.into());
+    }
+    tracing::info!("stopping: requests under way are finished");
+    match tokio::time::timeout(DRAIN, server).await {
+        Ok(Ok(ended)) => ended?,
+        Ok(Err(_)) => {}
+        Err(_) => tracing::warn!(seconds = DRAIN.as_secs(), "a request did not end in time and is given up"),
+    }
+    Ok(())
+}
+
+/// Waits until a GPU cannot be used any more. The process then ends, and kubelet starts a fresh one.
+async fn first_out_of_service(health: Vec<watch::Receiver<Health>>) -> Error {
+    let (found, mut first) = tokio::sync::mpsc::channel(1);
+    for (gpu, mut health) in health.into_iter().enumerate() {
+        let found = found.clone();
+        tokio::spawn(async move {
+            let state = health.wait_for(|health| matches!(health, Health::OutOfService(_))).await;
+            if let Ok(state) = state
+                && let Health::OutOfService(reason) = &*state
+            {
+                let error = Error::OutOfService { gpu, reason: reason.clone() };
+                // Full means that another GPU was first.
+                let _ = found.try_send(error);
+            }
+        });
+    }
+    drop(found);
+    match first.recv().await {
+        Some(error) => error,
+        None => std::future::pending().await,
+    }
 }

@@ -1,0 +1,129 @@
+//! What one connection holds.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::metrics::Metrics;
+use super::region::Region;
+use crate::Error;
+use crate::device::{Device, DeviceHandle};
+
+/// Sessions and handles are numbered across the whole process: a number of another connection is simply unknown.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// A fresh number.
+pub(super) fn next_number() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A buffer or module on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Device memory of this many bytes.
+    Buffer { gpu: usize, bytes: usize },
+    /// Loaded code.
+    Module { gpu: usize },
+}
+
+/// One connection. Dropping it releases everything, behind whatever is still running: the queue of a GPU keeps order.
+pub(super) struct Session {
+    number: u64,
+    devices: Arc<[DeviceHandle]>,
+    /// The generations of the devices when the connection came.
+    generations: Vec<u64>,
+    held: Mutex<HashMap<u64, Held>>,
+    regions: Mutex<HashMap<u64, Arc<Region>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Session {
+    pub(super) fn new(devices: Arc<[DeviceHandle]>, metrics: Arc<Metrics>) -> Self {
+        metrics.clients.inc();
+        let generations = devices.iter().map(DeviceHandle::generation).collect();
+        let number = next_number();
+        tracing::debug!(session = number, "client connected");
+        Self { number, devices, generations, held: Mutex::default(), regions: Mutex::default(), metrics }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn device(&self, gpu: usize) -> Result<(&DeviceHandle, u64), Error> {
+        match (self.devices.get(gpu), self.generations.get(gpu)) {
+            (Some(device), Some(generation)) => Ok((device, *generation)),
+            _ => Err(Error::NoSuchGpu { asked: u32::try_from(gpu).unwrap_or(u32::MAX), count: self.devices.len() }),
+        }
+    }
+
+    /// Runs `job` on a GPU's thread, unless the context was built again since the connection came.
+    pub(super) async fn call<T, F>(&self, gpu: usize, job: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Device) -> Result<T, Error> + Send + 'static,
+    {
+        let (device, generation) = self.device(gpu)?;
+        device
+            .call(move |device| {
+                device.require_generation(generation)?;
+                job(device)
+            })
+            .await
+    }
+
+    /// The GPU on whose thread regions are pinned. The pinning holds for all GPUs.
+    pub(super) fn home(&self) -> Result<&DeviceHandle, Error> {
+        self.device(0).map(|(device, _)| device)
+    }
+
+    pub(super) fn hold(&self, handle: u64, held: Held) {
+        lock(&self.held).insert(handle, held);
+    }
+
+    pub(super) fn held(&self, kind: &'static str, handle: u64) -> Result<Held, Error> {
+        let held = lock(&self.held).get(&handle).copied();
+        match (kind, held) {
+            ("buffer", Some(held @ Held::Buffer { .. })) | ("module", Some(held @ Held::Module { .. })) => Ok(held),
+            _ => Err(Error::UnknownHandle { kind, handle }),
+        }
+    }
+
+    pub(super) fn forget(&self, handle: u64) {
+        lock(&self.held).remove(&handle);
+    }
+
+    pub(super) fn add_region(&self, region: Arc<Region>) {
+        lock(&self.regions).insert(region.number(), region);
+    }
+
+    pub(super) fn region(&self, handle: u64) -> Result<Arc<Region>, Error> {
+        // Pinned in the context of the first GPU: gone with it.
+        let (home, generation) = self.device(0)?;
+        if home.generation() != generation {
+            return Err(Error::Reset { gpu: 0, reason: "regions are pinned in the context of GPU 0".to_owned() });
+        }
+        lock(&self.regions).get(&handle).cloned().ok_or(Error::UnknownHandle { kind: "region", handle })
+    }
+
+    pub(super) fn close_region(&self, handle: u64) -> Result<(), Error> {
+        let closed = lock(&self.regions).remove(&handle);
+        closed.map(drop).ok_or(Error::UnknownHandle { kind: "region", handle })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let number = self.number;
+        for device in self.devices.iter() {
+            device.post(move |device| device.end_session(number));
+        }
+        self.metrics.clients.dec();
+        tracing::debug!(session = number, "client gone, its objects are released");
+    }
+}
+
+/// The maps are consistent after every statement, so a panic of another holder spoils nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
