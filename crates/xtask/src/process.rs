@@ -68,7 +68,8 @@ pub fn run(what: &str, command: &mut Command) -> Result<()> {
 
 /// Runs a command and returns its standard output; on failure the error carries its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
-    let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    let out =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {:?}", command.get_program()))?;
     if !out.status.success() {
         bail!("{} failed ({}): {}", line(command), out.status, String::from_utf8_lossy(&out.stderr).trim());
     }
@@ -83,7 +84,10 @@ pub fn interactive() -> bool {
 fn line(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let program = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
-    std::iter::once(program).chain(command.get_args().map(|a| a.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
+    std::iter::once(program)
+        .chain(command.get_args().map(|a| a.to_string_lossy().into_owned()))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]

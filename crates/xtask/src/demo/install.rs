@@ -37,26 +37,30 @@ pub fn chart(world: &World, helm: &Path, values: &[String]) -> Result<()> {
         }
         c
     };
-    process::run("helm", with_values(&["upgrade", "--install"]).args(["--create-namespace", "--hide-notes", "--timeout", "3m"]))
+    process::run(
+        "helm",
+        with_values(&["upgrade", "--install"]).args(["--create-namespace", "--hide-notes", "--timeout", "3m"]),
+    )
 }
 
 /// Waits until every agent has published its node, kubelet knows the GPUs, and an operator leads.
 pub fn wait_until_ready(world: &World, nodes: usize, gpus: Option<u64>) -> Result<()> {
-    world.wait("agents and operator to be ready", Duration::from_secs(180), || {
-        let published = world.get("/apis/weft.dev/v1alpha1/gpunodes")?["items"].as_array().map_or(0, Vec::len);
-        let total = allocatable_gpus(world)?;
-        let operator = world.get(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/weft-operator"))?;
-        let operators = operator["status"]["readyReplicas"].as_u64().unwrap_or(0);
-        let ready = published >= nodes && gpus.map_or(total > 0, |g| total == g) && operators >= 1;
-        let seen = format!("{published} GpuNodes, {total} GPUs allocatable, {operators} operators ready");
-        Ok(if ready {
-            println!("    {seen}");
-            Look::Done(())
-        } else {
-            Look::Waiting(seen)
+    world
+        .wait("agents and operator to be ready", Duration::from_secs(180), || {
+            let published = world.get("/apis/weft.dev/v1alpha1/gpunodes")?["items"].as_array().map_or(0, Vec::len);
+            let total = allocatable_gpus(world)?;
+            let operator = world.get(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/weft-operator"))?;
+            let operators = operator["status"]["readyReplicas"].as_u64().unwrap_or(0);
+            let ready = published >= nodes && gpus.map_or(total > 0, |g| total == g) && operators >= 1;
+            let seen = format!("{published} GpuNodes, {total} GPUs allocatable, {operators} operators ready");
+            Ok(if ready {
+                println!("    {seen}");
+                Look::Done(())
+            } else {
+                Look::Waiting(seen)
+            })
         })
-    })
-    .context("`kubectl -n weft-system get pods` and the logs there say more")
+        .context("`kubectl -n weft-system get pods` and the logs there say more")
 }
 
 /// `nvidia.com/gpu` that kubelets say pods may have, on all nodes together.

@@ -63,7 +63,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// The story with bad input, as the end-to-end tier of `cargo xtask test` runs it.
 pub fn end_to_end() -> Result<()> {
-    let args = Args { json: true, keep: false, kubeconfig: None, image_registry: None, steps: None, dev: true, misuse: true };
+    let args =
+        Args { json: true, keep: false, kubeconfig: None, image_registry: None, steps: None, dev: true, misuse: true };
     if run(&args)? != ExitCode::SUCCESS {
         bail!("the story is not right; `cargo xtask demo --keep` leaves the cluster up to look around");
     }
@@ -78,7 +79,9 @@ fn on_own_cluster(args: &Args) -> Result<Report> {
     println!("Building (the first time takes a while: Kubernetes, containerd and the rest come from source)");
     let archives = images::build(&Image::ALL, if args.dev { Profile::Dev } else { Profile::Release })?;
     println!("\nStarting a cluster of three real nodes in two racks: 2 × h100x8 in rack-a, a100x4 in rack-b");
-    println!("  There is no GPU and driver that can be shared out among three nodes here: the simulated driver stands in for NVIDIA's.");
+    println!(
+        "  There is no GPU and driver that can be shared out among three nodes here: the simulated driver stands in for NVIDIA's."
+    );
     let mut cluster = cluster::up(cluster::NAME, archives.clone(), &progress)?;
     let played = play_on(&mut cluster, args, &archives, &progress);
     if args.keep {
@@ -88,7 +91,9 @@ fn on_own_cluster(args: &Args) -> Result<Report> {
         println!("  cargo xtask cluster down --name {}", cluster::NAME);
     } else {
         weft_cluster::down(cluster::NAME, &progress)?;
-        println!("\nTo look further: `cargo xtask demo --keep` leaves the cluster up; deploy/examples holds the jobs; docs/ explains them.");
+        println!(
+            "\nTo look further: `cargo xtask demo --keep` leaves the cluster up; deploy/examples holds the jobs; docs/ explains them."
+        );
     }
     played
 }

@@ -36,15 +36,20 @@ impl Prometheus {
             .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
             .arg(format!("--web.listen-address={ADDRESS}"))
             .arg("--log.level=warn");
-        let server =
-            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("cannot start Prometheus")?;
+        let server = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start Prometheus")?;
         Ok(Self { server, programs })
     }
 
     /// The series that a query gives now.
     pub fn query(&self, cluster: &Cluster, query: &str) -> Result<Vec<Value>> {
         let mut command = cluster.control_plane_command(&self.programs.tool)?;
-        let json = process::output(command.args(["query", "instant", "--format=json", &format!("http://{ADDRESS}"), query]))?;
+        let json =
+            process::output(command.args(["query", "instant", "--format=json", &format!("http://{ADDRESS}"), query]))?;
         serde_json::from_str(&json).with_context(|| format!("Prometheus answered {json}"))
     }
 }

@@ -78,7 +78,8 @@ impl Report {
                 }
             }
         }
-        let (passed, all) = self.jobs.iter().flat_map(|j| &j.checks).fold((0, 0), |(p, n), c| (p + usize::from(c.ok), n + 1));
+        let (passed, all) =
+            self.jobs.iter().flat_map(|j| &j.checks).fold((0, 0), |(p, n), c| (p + usize::from(c.ok), n + 1));
         println!("  {} jobs, {passed} of {all} checks passed", self.jobs.len());
     }
 }
@@ -91,7 +92,11 @@ impl Checks {
     /// Records whether `what` holds; `seen` is what was found and goes to the person either way.
     pub fn that(&mut self, what: &str, ok: bool, seen: impl Into<String>) {
         let message = seen.into();
-        println!("      {} {what}{}", if ok { "✓" } else { "✗" }, if message.is_empty() { String::new() } else { format!(": {message}") });
+        println!(
+            "      {} {what}{}",
+            if ok { "✓" } else { "✗" },
+            if message.is_empty() { String::new() } else { format!(": {message}") }
+        );
         self.0.push(Check { name: what.to_owned(), ok, message });
     }
 
@@ -124,7 +129,13 @@ mod tests {
         r.conclude();
         assert!(r.ok, "a step that this cluster does not allow is not a failure");
         let check = Check { name: "c".into(), ok: false, message: String::new() };
-        r.jobs.push(Job { name: "j".into(), phase: "Succeeded".into(), placement: Value::Null, checks: vec![check], seconds: 0.0 });
+        r.jobs.push(Job {
+            name: "j".into(),
+            phase: "Succeeded".into(),
+            placement: Value::Null,
+            checks: vec![check],
+            seconds: 0.0,
+        });
         r.conclude();
         assert!(!r.ok, "a failed check");
         r.jobs.clear();

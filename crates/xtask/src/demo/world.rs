@@ -43,14 +43,18 @@ impl World {
         let Some(address) = line.trim().rsplit(' ').next().filter(|a| a.contains(':')) else {
             let _ = proxy.kill();
             let _ = proxy.wait();
-            bail!("kubectl proxy did not say where it listens (it said {line:?}): is {} a valid kubeconfig?", kubeconfig.display());
+            bail!(
+                "kubectl proxy did not say where it listens (it said {line:?}): is {} a valid kubeconfig?",
+                kubeconfig.display()
+            );
         };
         let http = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(10)))
             .http_status_as_error(false)
             .build()
             .new_agent();
-        let world = Self { base: format!("http://{address}"), kubectl, kubeconfig, proxy, http, namespace: namespace.into() };
+        let world =
+            Self { base: format!("http://{address}"), kubectl, kubeconfig, proxy, http, namespace: namespace.into() };
         if world.find(&format!("/api/v1/namespaces/{namespace}"))?.is_none() {
             world.kubectl(&["create", "namespace", namespace])?;
         }
@@ -126,7 +130,8 @@ impl World {
 
     /// The pods of a job, by rank.
     pub fn pods(&self, job: &str) -> Result<Vec<Value>> {
-        let list = self.get(&format!("/api/v1/namespaces/{}/pods?labelSelector=weft.dev/job%3D{job}", self.namespace))?;
+        let list =
+            self.get(&format!("/api/v1/namespaces/{}/pods?labelSelector=weft.dev/job%3D{job}", self.namespace))?;
         let mut pods = list["items"].as_array().cloned().unwrap_or_default();
         pods.sort_by_key(|p| p["metadata"]["labels"]["weft.dev/rank"].as_str().and_then(|r| r.parse::<u32>().ok()));
         Ok(pods)

@@ -46,27 +46,38 @@ pub fn all(stage: &mut Stage<'_>) -> Result<()> {
     let mut checks = Checks::default();
     let restarts = container_restarts(stage)?;
     for wrong in &WRONG {
-        let manifest =
-            format!("{{apiVersion: weft.dev/v1alpha1, kind: GpuJob, metadata: {{name: {}}}, spec: {}}}", wrong.name, wrong.spec);
+        let manifest = format!(
+            "{{apiVersion: weft.dev/v1alpha1, kind: GpuJob, metadata: {{name: {}}}, spec: {}}}",
+            wrong.name, wrong.spec
+        );
         let answer = match stage.world.apply(&manifest) {
             Err(refused) => refused.to_string(),
             Ok(_) => stage.world.wait(wrong.name, Duration::from_secs(60), || {
                 let job = stage.world.job(wrong.name)?;
                 let message = job["status"]["message"].as_str().unwrap_or_default().to_owned();
-                Ok(if wrong.names.iter().all(|n| message.contains(n)) { Look::Done(message) } else { Look::Waiting(message) })
+                Ok(if wrong.names.iter().all(|n| message.contains(n)) {
+                    Look::Done(message)
+                } else {
+                    Look::Waiting(message)
+                })
             })?,
         };
         let named = wrong.names.iter().all(|n| answer.contains(n));
         checks.that(wrong.name, named, answer.lines().next().unwrap_or_default());
     }
     let after = container_restarts(stage)?;
-    checks.that("nothing of Weft crashed on it", after == restarts, format!("{after} restarts of its containers, {restarts} before"));
+    checks.that(
+        "nothing of Weft crashed on it",
+        after == restarts,
+        format!("{after} restarts of its containers, {restarts} before"),
+    );
     checks.failures().map_or(Ok(()), |f| Err(anyhow::anyhow!(f)))
 }
 
 /// Restarts of all containers of Weft's own pods so far.
 fn container_restarts(stage: &Stage<'_>) -> Result<u64> {
     let pods = stage.world.get(&format!("/api/v1/namespaces/{}/pods", install::NAMESPACE))?;
-    let statuses = pods["items"].as_array().into_iter().flatten().flat_map(|p| p["status"]["containerStatuses"].as_array());
+    let statuses =
+        pods["items"].as_array().into_iter().flatten().flat_map(|p| p["status"]["containerStatuses"].as_array());
     Ok(statuses.flatten().filter_map(|c| c["restartCount"].as_u64()).sum())
 }

@@ -20,7 +20,8 @@ pub fn xid_79(stage: &mut Stage<'_>) -> Result<()> {
     let node = victim["node"].as_str().context("no node in the status")?.to_owned();
     let lost = gpus(&victim, "allocatedGpus").into_iter().next().context("no GPU in the status")?;
     let before = stage.world.pods(NAME)?;
-    let index = super::pairs::index_of(&stage.world.gpu_node(&node)?, &lost).context("the GPU is not on its GpuNode")?;
+    let index =
+        super::pairs::index_of(&stage.world.gpu_node(&node)?, &lost).context("the GPU is not on its GpuNode")?;
 
     println!("      GPU {index} of {node} falls off the bus (XID 79)");
     let injected = Instant::now();
@@ -34,7 +35,11 @@ pub fn xid_79(stage: &mut Stage<'_>) -> Result<()> {
         })
     })?;
     let seen = injected.elapsed();
-    checks.that("the GPU's record says why", reason.contains("79"), format!("after {:.2} s: {reason}", seen.as_secs_f64()));
+    checks.that(
+        "the GPU's record says why",
+        reason.contains("79"),
+        format!("after {:.2} s: {reason}", seen.as_secs_f64()),
+    );
 
     let replaced = stage.world.wait("the worker to run elsewhere", JOB_LIMIT, || {
         let job = stage.world.job(NAME)?;
@@ -59,7 +64,11 @@ pub fn xid_79(stage: &mut Stage<'_>) -> Result<()> {
     stage.world.wait("the GPU to be allocatable again", Duration::from_secs(60), || {
         let healthy = gpu(&stage.world.gpu_node(&node)?, &lost)["health"] == "Healthy";
         let n = self::allocatable(stage, &node)?;
-        Ok(if healthy && n == 8 { Look::Done(()) } else { Look::Waiting(format!("healthy: {healthy}, {n} allocatable")) })
+        Ok(if healthy && n == 8 {
+            Look::Done(())
+        } else {
+            Look::Waiting(format!("healthy: {healthy}, {n} allocatable"))
+        })
     })?;
     checks.that("it recovered and is allocatable again", true, "8 of 8");
     stage.conclude(NAME, started, checks)?;

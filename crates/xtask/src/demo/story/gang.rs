@@ -24,7 +24,11 @@ pub fn check_ring(workers: &[serde_json::Value], size: usize, checks: &mut Check
     for (rank, w) in workers.iter().enumerate() {
         let result = &w["result"];
         let right = result["ok"] == true && result["rank"] == rank && result["worldSize"] == size;
-        checks.that(&format!("rank {rank} met all its peers"), right, if right { String::new() } else { result.to_string() });
+        checks.that(
+            &format!("rank {rank} met all its peers"),
+            right,
+            if right { String::new() } else { result.to_string() },
+        );
         let (planned, actual) = (gpus(w, "plannedGpus"), gpus(w, "allocatedGpus"));
         checks.that(
             &format!("rank {rank} holds the planned GPUs"),

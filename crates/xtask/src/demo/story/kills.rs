@@ -47,7 +47,8 @@ pub fn nothing_is_lost(stage: &mut Stage<'_>) -> Result<()> {
     })?;
     checks.that("every GPU is allocatable", true, "");
     // The operator that took over must still place jobs.
-    let manifest = HOLDER.replace("NAME", "afterwards").replace("REPLICAS", "1").replace("GPUS", "1").replace("SECONDS", "0");
+    let manifest =
+        HOLDER.replace("NAME", "afterwards").replace("REPLICAS", "1").replace("GPUS", "1").replace("SECONDS", "0");
     stage.world.apply(&manifest)?;
     stage.world.wait_phase("afterwards", "Succeeded", JOB_LIMIT)?;
     checks.that("a job applied afterwards runs", true, "");

@@ -12,7 +12,8 @@ const HOLDER: &str = include_str!("holder.yaml");
 
 pub fn name_the_pod(stage: &mut Stage<'_>) -> Result<()> {
     let (started, mut checks) = (Instant::now(), Checks::default());
-    let manifest = HOLDER.replace("NAME", "scraped").replace("REPLICAS", "1").replace("GPUS", "2").replace("SECONDS", "300");
+    let manifest =
+        HOLDER.replace("NAME", "scraped").replace("REPLICAS", "1").replace("GPUS", "2").replace("SECONDS", "300");
     stage.world.apply(&manifest)?;
     stage.world.wait_phase("scraped", "Running", JOB_LIMIT)?;
     let query = format!(r#"DCGM_FI_DEV_GPU_TEMP{{pod="scraped-main-0",namespace="{}"}}"#, stage.world.namespace);
@@ -23,7 +24,9 @@ pub fn name_the_pod(stage: &mut Stage<'_>) -> Result<()> {
     })?;
     let labels = &series[0]["metric"];
     checks.that("one series for each GPU of the job", series.len() == 2, labels.to_string());
-    let named = ["UUID", "modelName", "hostname", "container"].iter().all(|l| labels[l].as_str().is_some_and(|v| !v.is_empty()));
+    let named = ["UUID", "modelName", "hostname", "container"]
+        .iter()
+        .all(|l| labels[l].as_str().is_some_and(|v| !v.is_empty()));
     checks.that("with the exporter's usual labels", named, "");
     for metric in ["DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_POWER_USAGE"] {
         let found = own.prometheus.query(own.cluster, &query.replace("DCGM_FI_DEV_GPU_TEMP", metric))?.len();

@@ -88,7 +88,13 @@ pub fn play(stage: &mut Stage<'_>, letters: Option<&str>, with_misuse: bool) {
         if let Some(e) = &error {
             println!("      ✗ {e}");
         }
-        stage.report.steps.push(Step { name: (*name).to_owned(), ok, seconds: seconds(started.elapsed()), error, skipped });
+        stage.report.steps.push(Step {
+            name: (*name).to_owned(),
+            ok,
+            seconds: seconds(started.elapsed()),
+            error,
+            skipped,
+        });
     }
 }
 

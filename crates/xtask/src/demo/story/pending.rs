@@ -13,7 +13,11 @@ pub fn until_a_node_joins(stage: &mut Stage<'_>) -> Result<()> {
     let message = stage.world.wait("too-big to say why it waits", Duration::from_secs(30), || {
         let job = stage.world.job("too-big")?;
         let message = job["status"]["message"].as_str().unwrap_or_default().to_owned();
-        Ok(if job["status"]["phase"] == "Pending" && !message.is_empty() { Look::Done(message) } else { Look::Waiting(message) })
+        Ok(if job["status"]["phase"] == "Pending" && !message.is_empty() {
+            Look::Done(message)
+        } else {
+            Look::Waiting(message)
+        })
     })?;
     let exact = message.contains("2 of 3") && message.contains("rack");
     checks.that("the status says exactly what is missing", exact, &*message);

@@ -22,7 +22,11 @@ pub fn saxpy(stage: &mut Stage<'_>) -> Result<()> {
     }
     let expected: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
     let saved = result["saved"][0]["sha256"].as_str().unwrap_or_default();
-    checks.that("all 1,048,576 elements are 2x + 1", saved == expected, format!("sha256 {}", saved.get(..12).unwrap_or("missing")));
+    checks.that(
+        "all 1,048,576 elements are 2x + 1",
+        saved == expected,
+        format!("sha256 {}", saved.get(..12).unwrap_or("missing")),
+    );
     stage.conclude("saxpy", started, checks)
 }
 
@@ -42,7 +46,11 @@ fn run(stage: &mut Stage<'_>, name: &str, checks: &mut Checks) -> Result<Value> 
     let held = super::gpus(&worker, "allocatedGpus").len();
     checks.that("one GPU was held", held == 1, format!("{held} on {}", worker["node"].as_str().unwrap_or("no node")));
     let result = worker["result"].clone();
-    checks.that("the program says that it is right", result["ok"] == true, result["error"].as_str().unwrap_or_default());
+    checks.that(
+        "the program says that it is right",
+        result["ok"] == true,
+        result["error"].as_str().unwrap_or_default(),
+    );
     for check in result["checks"].as_array().into_iter().flatten() {
         let name = check["name"].as_str().unwrap_or("check");
         checks.that(&format!("in the job: {name}"), check["ok"] == true, check["message"].as_str().unwrap_or_default());
