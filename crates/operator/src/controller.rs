@@ -1,0 +1,377 @@
+//! The leader's loop: changes come in, one job at a time is decided on, batches go out.
+//!
+//! ```text
+//! watches ──▶ index ──▶ jobs to look at ──▶ reconcile ──▶ batch ──▶ writer
+//!                             ▲                │ assumed pods            │
+//!                             └────────────────┴──── outcomes ◀──────────┘
+//! ```
+//!
+//! Placement is decided here and nowhere else, in one task: two jobs never get the same GPU, because a decision is noted in the
+//! index before the next one is made. A new leader starts with an empty index and lists the world before it decides anything.
+
+use crate::facts::PodKey;
+use crate::index::{Index, JobKey, Touched};
+use crate::lease::Term;
+use crate::metrics::Metrics;
+use crate::reconcile::{self, Action, Decision, Memo, Refusal, Settings};
+use crate::watch::{Change, Kind, Seen};
+use crate::write::{Batch, Outcome, Writer};
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use kube::runtime::watcher::Event;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use weft_api::GpuJobStatus;
+use weft_api::job::{Phase, Reason, condition};
+
+/// Waiting jobs look again at most this often, however much happens in the cluster.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
+/// How many changes are taken in before jobs are looked at.
+const CHANGES_AT_A_TIME: usize = 1024;
+/// Longest pause after writes that did not go through.
+const LONGEST_RETRY: SignedDuration = SignedDuration::from_secs(5);
+/// Longest pause after the API server refused pods.
+const LONGEST_REFUSAL: SignedDuration = SignedDuration::from_secs(60);
+
+/// What the leader knows of a job beside the index.
+#[derive(Default)]
+struct JobState {
+    uid: String,
+    /// The status as it was written last: newer than what the watch shows.
+    status: GpuJobStatus,
+    memo: Memo,
+    /// A batch is on the way.
+    busy: bool,
+    /// Batches in a row that did not go through, and refusals in a row.
+    failures: u32,
+    refusals: u32,
+    /// Workers have no place: to be looked at when there may be room.
+    waits: bool,
+    wake: Option<Timestamp>,
+}
+
+/// The leader's work.
+pub struct Controller {
+    index: Index,
+    settings: Settings,
+    metrics: Metrics,
+    jobs: HashMap<JobKey, JobState>,
+    /// Jobs to look at.
+    due: BTreeSet<JobKey>,
+    /// There may be room since the waiting jobs were looked at last.
+    room: bool,
+    last_room: Option<Instant>,
+    /// Names seen in a list that is not complete yet.
+    listing: HashMap<Kind, HashSet<PodKey>>,
+    synced: BTreeSet<Kind>,
+}
+
+impl Controller {
+    pub fn new(settings: Settings, metrics: Metrics) -> Self {
+        Self {
+            index: Index::default(),
+            settings,
+            metrics,
+            jobs: HashMap::new(),
+            due: BTreeSet::new(),
+            room: false,
+            last_room: None,
+            listing: HashMap::new(),
+            synced: BTreeSet::new(),
+        }
+    }
+
+    /// Works until the term ends, and then until the last request that was sent has come back.
+    pub async fn run(mut self, term: &Term, changes: impl Stream<Item = Change>, writer: Writer) {
+        let mut changes = pin!(changes.ready_chunks(CHANGES_AT_A_TIME));
+        let mut running = FuturesUnordered::new();
+        let mut ended = pin!(term.ended());
+        loop {
+            let pause = self.pause(Timestamp::now());
+            tokio::select! {
+                biased;
+                () = &mut ended => break,
+                Some(outcome) = running.next(), if !running.is_empty() => self.settle(outcome, Timestamp::now()),
+                Some(batch) = changes.next() => batch.into_iter().for_each(|change| self.apply(change)),
+                () = tokio::time::sleep(pause) => {}
+            }
+            for batch in self.decide(Timestamp::now()) {
+                let writer = writer.clone();
+                running.push(async move { writer.write(batch).await });
+            }
+            self.count();
+        }
+        while running.next().await.is_some() {}
+    }
+
+    /// Takes in one change.
+    pub fn apply(&mut self, change: Change) {
+        let Change { kind, event } = change;
+        match event {
+            Event::Init => {
+                self.listing.insert(kind, HashSet::new());
+            }
+            Event::InitApply(seen) => {
+                let name = name_of(&seen);
+                self.listing.entry(kind).or_default().insert(name);
+                self.apply_seen(seen);
+            }
+            Event::InitDone => {
+                let listed = self.listing.remove(&kind).unwrap_or_default();
+                self.delete_unlisted(kind, &listed);
+                if self.synced.insert(kind) && self.is_synced() {
+                    tracing::info!(
+                        jobs = self.index.jobs().count(),
+                        nodes = self.index.node_names().count(),
+                        "the world is listed"
+                    );
+                    self.due = self.index.jobs().map(|(key, _)| key.clone()).collect();
+                }
+            }
+            Event::Apply(seen) => self.apply_seen(seen),
+            Event::Delete(seen) => {
+                let touched = match seen {
+                    Seen::Levels(levels) if is_default(&levels) => self.index.apply_levels(None),
+                    Seen::Levels(_) => Touched::default(),
+                    Seen::Node(node) => self.index.delete_node(&node.name),
+                    Seen::Report(report) => {
+                        self.index.delete_report(report.metadata.name.as_deref().unwrap_or_default())
+                    }
+                    Seen::Pod(pod) => self.index.delete_pod(&pod.key),
+                    Seen::Job(key, _) => self.index.delete_job(&key),
+                };
+                self.touch(touched);
+            }
+        }
+    }
+
+    fn apply_seen(&mut self, seen: Seen) {
+        let touched = match seen {
+            Seen::Levels(levels) if is_default(&levels) => self.index.apply_levels(Some(levels.spec)),
+            Seen::Levels(_) => Touched::default(),
+            Seen::Node(node) => self.index.apply_node(node),
+            Seen::Report(report) => self.index.apply_report(report),
+            Seen::Pod(pod) => self.index.apply_pod(*pod),
+            Seen::Job(key, entry) => self.index.apply_job(key, entry),
+        };
+        self.touch(touched);
+    }
+
+    /// What was there before a new list and is not in it is gone.
+    fn delete_unlisted(&mut self, kind: Kind, listed: &HashSet<PodKey>) {
+        let unlisted = |name: &String| !listed.contains(&PodKey::new("", name));
+        let gone: Vec<Touched> = match kind {
+            Kind::Levels if !listed.contains(&PodKey::new("", weft_api::names::TOPOLOGY_NAME)) => {
+                vec![self.index.apply_levels(None)]
+            }
+            Kind::Levels => Vec::new(),
+            Kind::Node => {
+                let names: Vec<String> = self.index.node_names().filter(|name| unlisted(name)).cloned().collect();
+                names.iter().map(|name| self.index.delete_node(name)).collect()
+            }
+            Kind::Report => {
+                let names: Vec<String> = self.index.report_names().filter(|name| unlisted(name)).cloned().collect();
+                names.iter().map(|name| self.index.delete_report(name)).collect()
+            }
+            Kind::Pod => {
+                let keys: Vec<PodKey> = self.index.pod_keys().filter(|key| !listed.contains(key)).cloned().collect();
+                keys.iter().map(|key| self.index.delete_pod(key)).collect()
+            }
+            Kind::Job => {
+                let unlisted = |key: &&JobKey| !listed.contains(&PodKey::new(&key.namespace, &key.name));
+                let keys: Vec<JobKey> = self.index.jobs().map(|(key, _)| key).filter(unlisted).cloned().collect();
+                keys.iter().map(|key| self.index.delete_job(key)).collect()
+            }
+        };
+        gone.into_iter().for_each(|touched| self.touch(touched));
+    }
+
+    fn touch(&mut self, touched: Touched) {
+        self.due.extend(touched.jobs);
+        self.room |= touched.room;
+    }
+
+    fn is_synced(&self) -> bool {
+        self.synced.len() == Kind::ALL.len()
+    }
+
+    /// How long there is nothing to do if nothing happens.
+    fn pause(&self, now: Timestamp) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(60);
+        let wake = self.jobs.values().filter(|job| !job.busy).filter_map(|job| job.wake).min();
+        let until = wake.map_or(LONGEST, |wake| Duration::try_from(wake.duration_since(now)).unwrap_or_default());
+        let room = if self.room && self.is_synced() {
+            self.last_room.map_or(Duration::ZERO, |last| ROOM_EVERY.saturating_sub(last.elapsed()))
+        } else {
+            LONGEST
+        };
+        until.min(room).min(LONGEST)
+    }
+
+    /// Looks at every job that is due, oldest first.
+    pub fn decide(&mut self, now: Timestamp) -> Vec<Batch> {
+        if !self.is_synced() {
+            return Vec::new();
+        }
+        let woken =
+            self.jobs.iter().filter(|(_, job)| job.wake.is_some_and(|wake| wake <= now)).map(|(key, _)| key.clone());
+        self.due.extend(woken.collect::<Vec<_>>());
+        if self.room && self.last_room.is_none_or(|last| last.elapsed() >= ROOM_EVERY) {
+            self.room = false;
+            self.last_room = Some(Instant::now());
+            self.due.extend(self.jobs.iter().filter(|(_, job)| job.waits).map(|(key, _)| key.clone()));
+        }
+        let mut due: Vec<JobKey> = std::mem::take(&mut self.due).into_iter().collect();
+        let created = |key: &JobKey| {
+            let job = self.index.job(key)?.job.as_ref().ok()?;
+            job.metadata.creation_timestamp.as_ref().map(|time| time.0)
+        };
+        due.sort_by_cached_key(|key| (created(key), key.clone()));
+        due.into_iter().filter_map(|key| self.decide_one(key, now)).collect()
+    }
+
+    fn decide_one(&mut self, key: JobKey, now: Timestamp) -> Option<Batch> {
+        let Some(entry) = self.index.job(&key) else {
+            // A batch that is still on the way finds its job gone.
+            self.jobs.remove(&key);
+            return None;
+        };
+        let (uid, entry_job, generation) = (entry.uid.clone(), entry.job.clone(), entry.generation);
+        let state = self.jobs.entry(key.clone()).or_default();
+        if state.uid != uid {
+            let status = entry_job.as_ref().ok().and_then(|job| job.status.clone()).unwrap_or_default();
+            *state = JobState { uid: uid.clone(), status, ..JobState::default() };
+        }
+        if state.busy {
+            // The outcome brings it back.
+            return None;
+        }
+        state.wake = None;
+        let started = Instant::now();
+        let (decision, job) = match entry_job {
+            Ok(job) if job.metadata.deletion_timestamp.is_some() => return None,
+            Ok(job) => {
+                let decision =
+                    reconcile::reconcile(&self.index, &self.settings, &key, &job, &state.status, &mut state.memo, now);
+                (decision, Some(job))
+            }
+            Err(error) => (unreadable(&state.status, generation, &error, now), None),
+        };
+        self.metrics.decided(started.elapsed().as_secs_f64(), placed(&decision));
+        state.wake = decision.wake;
+        state.waits = waits(&decision.status);
+        for (pod, node, claim) in decision.assume {
+            self.index.assume(pod, node, claim);
+        }
+        let changed = decision.status != state.status;
+        if !changed && decision.actions.is_empty() {
+            return None;
+        }
+        if changed && (decision.status.phase != state.status.phase || decision.status.message != state.status.message) {
+            tracing::info!(job = %key, phase = %decision.status.phase, "{}", decision.status.message);
+        }
+        state.busy = true;
+        let status = changed.then_some(decision.status);
+        Some(Batch { key, uid, job, status, actions: decision.actions, notes: decision.notes })
+    }
+
+    /// Takes in what became of a batch.
+    pub fn settle(&mut self, outcome: Outcome, now: Timestamp) {
+        for pod in &outcome.not_created {
+            self.index.forget(pod);
+        }
+        self.metrics.reconciled(outcome.trouble.is_none());
+        let Some(state) = self.jobs.get_mut(&outcome.key).filter(|state| state.uid == outcome.uid) else { return };
+        state.busy = false;
+        if let Some(status) = outcome.status {
+            state.status = status;
+        }
+        for pod in &outcome.unknown {
+            state.memo.asked.remove(pod);
+        }
+        if let Some(verdict) = outcome.verdict {
+            let generation = self.index.job(&outcome.key).and_then(|entry| entry.generation);
+            state.memo.verdict = Some((generation, verdict));
+        }
+        match outcome.refused {
+            Some(message) => {
+                state.refusals += 1;
+                let pause = SignedDuration::from_secs(1 << state.refusals.min(6)).min(LONGEST_REFUSAL);
+                state.memo.refusal = Some(Refusal { message, until: now + pause });
+            }
+            None if outcome.trouble.is_none() && state.memo.refusal.is_none() => state.refusals = 0,
+            None => {}
+        }
+        if let Some(trouble) = outcome.trouble {
+            state.failures += 1;
+            let pause = SignedDuration::from_millis(100 << state.failures.min(6)).min(LONGEST_RETRY);
+            tracing::warn!(job = %outcome.key, retry_in_seconds = pause.as_secs_f64(), "{trouble}");
+            state.wake = Some(now + pause);
+        } else {
+            state.failures = 0;
+            self.due.insert(outcome.key);
+        }
+    }
+
+    fn count(&self) {
+        let phase = |wanted: Phase| self.jobs.values().filter(|job| job.status.phase == wanted).count();
+        let pending = self.jobs.values().filter(|job| job.waits).count();
+        self.metrics.set_jobs(phase, pending);
+    }
+}
+
+fn is_default(levels: &weft_api::GpuTopology) -> bool {
+    levels.metadata.name.as_deref() == Some(weft_api::names::TOPOLOGY_NAME)
+}
+
+fn name_of(seen: &Seen) -> PodKey {
+    match seen {
+        Seen::Levels(levels) => PodKey::new("", levels.metadata.name.as_deref().unwrap_or_default()),
+        Seen::Node(node) => PodKey::new("", &node.name),
+        Seen::Report(report) => PodKey::new("", report.metadata.name.as_deref().unwrap_or_default()),
+        Seen::Pod(pod) => pod.key.clone(),
+        Seen::Job(key, _) => PodKey::new(&key.namespace, &key.name),
+    }
+}
+
+/// Whether workers wait for room, or for pods that the API server refuses.
+fn waits(status: &GpuJobStatus) -> bool {
+    let unplaced = status.conditions.iter().any(|c| c.type_ == condition::PLACED && c.status == "False");
+    unplaced && matches!(status.phase, Phase::Pending | Phase::Starting)
+}
+
+/// Whether the decision placed a gang (true), found no room for one (false), or had none to place.
+fn placed(decision: &Decision) -> Option<bool> {
+    let no_room = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+        c.type_ == condition::PLACED && c.status == "False" && c.reason == Reason::NoFit.as_str()
+    };
+    if decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_))) {
+        Some(true)
+    } else if waits(&decision.status) && decision.status.conditions.iter().any(no_room) {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// A job that this operator cannot read gets a status that says so, and nothing else.
+fn unreadable(status: &GpuJobStatus, generation: Option<i64>, error: &str, now: Timestamp) -> Decision {
+    let message = format!("spec: {error}");
+    if status.phase == Phase::Failed && status.message == message {
+        return Decision { status: status.clone(), ..Decision::default() };
+    }
+    let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now);
+    let mut status = GpuJobStatus {
+        observed_generation: generation,
+        phase: Phase::Failed,
+        message: message.clone(),
+        completion_time: Some(time.clone()),
+        ..GpuJobStatus::default()
+    };
+    for (type_, value) in [(condition::VALID, false), (condition::FAILED, true)] {
+        let reason = Reason::Invalid.as_str();
+        weft_api::conditions::set(&mut status.conditions, type_, value, reason, &message, generation, &time);
+    }
+    Decision { status, ..Decision::default() }
+}

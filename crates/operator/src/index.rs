@@ -1,0 +1,469 @@
+//! The world as the watches tell it, kept so that every decision is made on one consistent picture.
+//!
+//! Changed by synchronous `apply` and `delete`, each of which says what the change touches ([`Touched`]), and by
+//! [`Index::assume`] for pods that are about to be created: from the moment in which a placement is decided, the next decision
+//! sees it. Tested without a cluster.
+//!
+//! ```text
+//!  Node, GpuNode ─▶ Member ─┐
+//!  GpuTopology ───▶ levels ─┼─▶ weft_topology::Cluster ─▶ place_where
+//!  Pod, assumed ──▶ Claim ──┘
+//! ```
+
+use crate::facts::{NodeFacts, PodFacts, PodKey};
+use kube::ResourceExt;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use weft_api::node::{GpuReport, Health};
+use weft_api::{GpuJob, GpuNode, GpuTopologySpec, names};
+use weft_topology::{Claim, Cluster, LevelLabel, Member, Node, NodeName, Resources};
+
+/// Namespace and name of a GpuJob.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for JobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a change touches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Jobs whose own objects changed.
+    pub jobs: BTreeSet<JobKey>,
+    /// Whether there may be room where there was none: waiting jobs look again.
+    pub room: bool,
+}
+
+impl Touched {
+    const NOTHING: Self = Self { jobs: BTreeSet::new(), room: false };
+
+    fn job(key: JobKey) -> Self {
+        Self { jobs: [key].into(), room: false }
+    }
+
+    fn room() -> Self {
+        Self { jobs: BTreeSet::new(), room: true }
+    }
+}
+
+/// A job, or why it cannot be read.
+#[derive(Clone, Debug)]
+pub struct JobEntry {
+    pub uid: String,
+    pub generation: Option<i64>,
+    pub job: Result<Arc<GpuJob>, String>,
+}
+
+/// The world as the watches tell it.
+pub struct Index {
+    levels: GpuTopologySpec,
+    cluster: Cluster,
+    nodes: BTreeMap<String, NodeFacts>,
+    reports: BTreeMap<String, Arc<GpuNode>>,
+    /// Node name by the host name label, by which workers are bound.
+    hosts: HashMap<String, String>,
+    pods: HashMap<PodKey, PodFacts>,
+    /// Workers' pods by the job's name.
+    workers: HashMap<JobKey, BTreeSet<PodKey>>,
+    /// Pods by the node that they are bound or to be bound to.
+    by_node: HashMap<String, BTreeSet<PodKey>>,
+    /// Which GPUs a pod holds, as its node reports.
+    held: HashMap<PodKey, Vec<String>>,
+    assumed: HashMap<PodKey, (String, Claim)>,
+    jobs: BTreeMap<JobKey, JobEntry>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        let levels = GpuTopologySpec::fallback();
+        Self {
+            cluster: cluster_of(&levels).unwrap_or_else(|_| empty_cluster()),
+            levels,
+            nodes: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            hosts: HashMap::new(),
+            pods: HashMap::new(),
+            workers: HashMap::new(),
+            by_node: HashMap::new(),
+            held: HashMap::new(),
+            assumed: HashMap::new(),
+            jobs: BTreeMap::new(),
+        }
+    }
+}
+
+fn cluster_of(levels: &GpuTopologySpec) -> Result<Cluster, weft_topology::LevelsError> {
+    Cluster::new(levels.levels.iter().map(|level| LevelLabel::new(&level.name, &level.node_label)).collect())
+}
+
+fn empty_cluster() -> Cluster {
+    #[expect(clippy::expect_used, reason = "no level repeats another where there is none")]
+    Cluster::new(Vec::new()).expect("a cluster without levels is valid")
+}
+
+impl Index {
+    /// The model that placements are decided on.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The levels outside the node.
+    pub fn levels(&self) -> &GpuTopologySpec {
+        &self.levels
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Option<&NodeFacts> {
+        self.nodes.get(name)
+    }
+
+    /// Whether a node's agent has reported.
+    pub fn has_report(&self, node: &str) -> bool {
+        self.reports.contains_key(node)
+    }
+
+    /// A GPU as its node reports it; `Err` when the node reports GPUs, but not this one.
+    pub fn gpu(&self, node: &str, uuid: &str) -> Option<Result<&GpuReport, ()>> {
+        let status = self.reports.get(node)?.status.as_ref()?;
+        if status.gpus.is_empty() {
+            return None;
+        }
+        Some(status.gpus.iter().find(|gpu| gpu.uuid == uuid).ok_or(()))
+    }
+
+    /// The GPUs that a pod holds, as its node reports.
+    pub fn held_by(&self, pod: &PodKey) -> &[String] {
+        self.held.get(pod).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The name of the node with this host name.
+    pub fn node_of_host<'a>(&'a self, host: &'a str) -> &'a str {
+        self.hosts.get(host).map_or(host, String::as_str)
+    }
+
+    /// A job.
+    pub fn job(&self, key: &JobKey) -> Option<&JobEntry> {
+        self.jobs.get(key)
+    }
+
+    /// All jobs.
+    pub fn jobs(&self) -> impl Iterator<Item = (&JobKey, &JobEntry)> {
+        self.jobs.iter()
+    }
+
+    /// The pods of a job, of this very job and not of an earlier one of the same name.
+    pub fn pods_of<'a>(&'a self, key: &JobKey, uid: &'a str) -> impl Iterator<Item = &'a PodFacts> {
+        let keys = self.workers.get(key).into_iter().flatten();
+        let pods = keys.filter_map(|pod| self.pods.get(pod));
+        pods.filter(move |pod| pod.worker.as_ref().is_some_and(|worker| worker.job_uid == uid))
+    }
+
+    /// A pod.
+    pub fn pod(&self, key: &PodKey) -> Option<&PodFacts> {
+        self.pods.get(key)
+    }
+
+    /// Whether a pod is decided on and not seen yet.
+    pub fn is_assumed(&self, pod: &PodKey) -> bool {
+        self.assumed.contains_key(pod)
+    }
+
+    /// Notes a pod that is about to be created: its claim counts from now, until the pod itself is seen or [`Self::forget`].
+    pub fn assume(&mut self, pod: PodKey, node: String, claim: Claim) {
+        self.assumed.insert(pod.clone(), (node, claim));
+        self.reclaim(&pod);
+    }
+
+    /// Takes an assumption back, because the pod will not be created. False if there was none.
+    pub fn forget(&mut self, pod: &PodKey) -> bool {
+        let there = self.assumed.remove(pod).is_some();
+        if there {
+            self.reclaim(pod);
+        }
+        there
+    }
+
+    /// A job as it is now; `Err` holds why it cannot be read.
+    pub fn apply_job(&mut self, key: JobKey, entry: JobEntry) -> Touched {
+        self.jobs.insert(key.clone(), entry);
+        Touched::job(key)
+    }
+
+    /// A job is gone.
+    pub fn delete_job(&mut self, key: &JobKey) -> Touched {
+        if self.jobs.remove(key).is_none() {
+            return Touched::NOTHING;
+        }
+        let assumed: Vec<PodKey> = self.assumed.keys().filter(|pod| pod.namespace == key.namespace).cloned().collect();
+        let prefix = format!("{}-", key.name);
+        for pod in assumed.iter().filter(|pod| pod.name.starts_with(&prefix)) {
+            self.forget(pod);
+        }
+        Touched { jobs: [key.clone()].into(), room: true }
+    }
+
+    /// A node as it is now.
+    pub fn apply_node(&mut self, node: NodeFacts) -> Touched {
+        if self.nodes.get(&node.name) == Some(&node) {
+            return Touched::NOTHING;
+        }
+        let name = node.name.clone();
+        if let Some(host) = node.hostname() {
+            self.hosts.insert(host.to_owned(), name.clone());
+        }
+        self.nodes.insert(name.clone(), node);
+        self.renew_member(&name);
+        self.touched_on(&name)
+    }
+
+    /// A node is gone.
+    pub fn delete_node(&mut self, name: &str) -> Touched {
+        let Some(node) = self.nodes.remove(name) else { return Touched::NOTHING };
+        if let Some(host) = node.hostname() {
+            self.hosts.remove(host);
+        }
+        self.cluster.remove(&name.into());
+        self.touched_on(name)
+    }
+
+    /// What a node's agent reports now.
+    pub fn apply_report(&mut self, report: GpuNode) -> Touched {
+        let name = report.name_any();
+        if self.reports.get(&name).is_some_and(|old| old.status == report.status) {
+            return Touched::NOTHING;
+        }
+        self.reports.insert(name.clone(), Arc::new(report));
+        self.renew_member(&name);
+        self.renew_held(&name);
+        self.touched_on(&name)
+    }
+
+    /// A node's report is gone.
+    pub fn delete_report(&mut self, name: &str) -> Touched {
+        if self.reports.remove(name).is_none() {
+            return Touched::NOTHING;
+        }
+        self.renew_member(name);
+        self.renew_held(name);
+        self.touched_on(name)
+    }
+
+    /// The levels as they are now; none when no `GpuTopology` named `default` exists. A specification that contradicts itself
+    /// is refused, and the old levels stay.
+    pub fn apply_levels(&mut self, levels: Option<GpuTopologySpec>) -> Touched {
+        let levels = levels.unwrap_or_else(GpuTopologySpec::fallback);
+        if levels == self.levels {
+            return Touched::NOTHING;
+        }
+        match cluster_of(&levels) {
+            Ok(cluster) => self.cluster = cluster,
+            Err(error) => {
+                tracing::warn!(%error, "GpuTopology default is not usable, keeping the levels as they were");
+                return Touched::NOTHING;
+            }
+        }
+        self.levels = levels;
+        for name in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            self.renew_member(&name);
+        }
+        for pod in self.pods.keys().chain(self.assumed.keys()).cloned().collect::<Vec<_>>() {
+            self.reclaim(&pod);
+        }
+        Touched { jobs: self.jobs.keys().cloned().collect(), room: true }
+    }
+
+    /// A pod as it is now.
+    pub fn apply_pod(&mut self, pod: PodFacts) -> Touched {
+        let key = pod.key.clone();
+        let was_assumed = self.assumed.remove(&key).is_some();
+        let before = self.pods.get(&key);
+        if before == Some(&pod) && !was_assumed {
+            return Touched::NOTHING;
+        }
+        let frees = before.is_some_and(|before| !before.is_over() && pod.is_over());
+        let job =
+            pod.worker.as_ref().map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job.clone() });
+        if let Some(node) = before.and_then(|before| self.node_of(before)) {
+            self.unlink(&node, &key);
+        }
+        if let Some(node) = self.node_of(&pod) {
+            self.by_node.entry(node).or_default().insert(key.clone());
+        }
+        if let Some(job) = &job {
+            self.workers.entry(job.clone()).or_default().insert(key.clone());
+        }
+        self.pods.insert(key.clone(), pod);
+        self.reclaim(&key);
+        Touched { jobs: job.into_iter().collect(), room: frees }
+    }
+
+    /// A pod is gone.
+    pub fn delete_pod(&mut self, key: &PodKey) -> Touched {
+        let Some(pod) = self.pods.remove(key) else { return Touched::NOTHING };
+        if let Some(node) = self.node_of(&pod) {
+            self.unlink(&node, key);
+        }
+        let job = pod.worker.map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job });
+        if let Some(job) = &job
+            && let Some(pods) = self.workers.get_mut(job)
+        {
+            pods.remove(key);
+            if pods.is_empty() {
+                self.workers.remove(job);
+            }
+        }
+        self.reclaim(key);
+        Touched { jobs: job.into_iter().collect(), room: true }
+    }
+
+    /// Every pod key: after a new list, those that were not in it are gone.
+    pub fn pod_keys(&self) -> impl Iterator<Item = &PodKey> {
+        self.pods.keys()
+    }
+
+    /// Every node name.
+    pub fn node_names(&self) -> impl Iterator<Item = &String> {
+        self.nodes.keys()
+    }
+
+    /// Every node that has a report.
+    pub fn report_names(&self) -> impl Iterator<Item = &String> {
+        self.reports.keys()
+    }
+
+    /// Jobs with pods on a node, and room, since a node's change may give some.
+    fn touched_on(&self, node: &str) -> Touched {
+        let pods = self.by_node.get(node).into_iter().flatten();
+        let job = |key: &PodKey| {
+            let worker = self.pods.get(key)?.worker.as_ref()?;
+            Some(JobKey { namespace: key.namespace.clone(), name: worker.job.clone() })
+        };
+        Touched { jobs: pods.filter_map(job).collect(), ..Touched::room() }
+    }
+
+    fn unlink(&mut self, node: &str, pod: &PodKey) {
+        if let Some(pods) = self.by_node.get_mut(node) {
+            pods.remove(pod);
+            if pods.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
+    }
+
+    /// The node that a pod is bound to, or that it waits for.
+    fn node_of(&self, pod: &PodFacts) -> Option<String> {
+        let planned = || pod.planned_host.as_deref().map(|host| self.node_of_host(host).to_owned());
+        pod.node.clone().or_else(planned)
+    }
+
+    fn renew_member(&mut self, name: &str) {
+        let Some(facts) = self.nodes.get(name) else { return };
+        let model = self.reports.get(name).map(|report| report.model());
+        let node = match model {
+            Some(Ok(node)) => Ok(node),
+            Some(Err(error)) => {
+                tracing::warn!(node = name, %error, "cannot use the node's GPU report, counting it as a node without GPUs");
+                Node::new(weft_topology::NodeFacts { name: name.to_owned(), ..Default::default() })
+            }
+            None => Node::new(weft_topology::NodeFacts { name: name.to_owned(), ..Default::default() }),
+        };
+        let Ok(node) = node else { return };
+        self.cluster.upsert(Member {
+            node,
+            labels: facts.labels.clone(),
+            standing: facts.standing.clone(),
+            allocatable: facts.allocatable.clone(),
+        });
+    }
+
+    /// Reads again who holds the GPUs of a node.
+    fn renew_held(&mut self, node: &str) {
+        let on_node: Vec<PodKey> = self.by_node.get(node).into_iter().flatten().cloned().collect();
+        let mut holders: HashMap<PodKey, Vec<String>> = HashMap::new();
+        if let Some(status) = self.reports.get(node).and_then(|report| report.status.as_ref()) {
+            for gpu in &status.gpus {
+                if let Some(holder) = &gpu.holder {
+                    holders.entry(PodKey::new(&holder.namespace, &holder.pod)).or_default().push(gpu.uuid.clone());
+                }
+            }
+        }
+        for pod in &on_node {
+            if !holders.contains_key(pod) && self.held.remove(pod).is_some() {
+                self.reclaim(pod);
+            }
+        }
+        for (pod, gpus) in holders {
+            if self.held.get(&pod) != Some(&gpus) {
+                self.held.insert(pod.clone(), gpus);
+                self.reclaim(&pod);
+            }
+        }
+    }
+
+    /// Notes in the model what a pod claims now, in place of what it claimed before.
+    fn reclaim(&mut self, key: &PodKey) {
+        let pod = self.pods.get(key);
+        if pod.is_none() {
+            self.held.remove(key);
+        }
+        let claim = match (self.assumed.get(key), pod) {
+            (Some((node, claim)), _) => Some((node.clone(), claim.clone())),
+            // What has ended holds nothing: the kubelet gives its devices to the next pod that asks.
+            (None, Some(pod)) if !pod.is_over() => self.node_of(pod).map(|node| (node, self.claim_of(pod))),
+            _ => None,
+        };
+        match claim {
+            Some((node, claim)) => self.cluster.claim(&NodeName::from(node), key.owner(), claim),
+            None => {
+                self.cluster.release(&key.owner());
+            }
+        }
+    }
+
+    /// GPUs by what the node reports, else by the plan, else by number only.
+    fn claim_of(&self, pod: &PodFacts) -> Claim {
+        let held = self.held.get(&pod.key);
+        let gpus = held.unwrap_or(&pod.planned_gpus);
+        let identified = u32::try_from(gpus.len()).unwrap_or(u32::MAX);
+        Claim {
+            gpus: gpus.iter().map(|uuid| uuid.as_str().into()).collect(),
+            unidentified_gpus: pod.gpus.saturating_sub(identified),
+            resources: pod.requests.clone(),
+            planned: held.is_none(),
+        }
+    }
+}
+
+/// What an assumed worker claims.
+pub fn planned_claim(gpus: &[String], requests: &Resources) -> Claim {
+    Claim {
+        gpus: gpus.iter().map(|uuid| uuid.as_str().into()).collect(),
+        unidentified_gpus: 0,
+        resources: requests.clone(),
+        planned: true,
+    }
+}
+
+/// Why a GPU cannot be worked on, if it cannot.
+pub fn gpu_fault(index: &Index, node: &str, uuid: &str) -> Option<String> {
+    match index.gpu(node, uuid)? {
+        Ok(gpu) if gpu.health == Health::Healthy => None,
+        Ok(gpu) => {
+            let reason = gpu.reason.as_deref().unwrap_or("unhealthy");
+            Some(format!("GPU {} ({uuid}) of {node} failed: {reason}", gpu.index))
+        }
+        Err(()) => Some(format!("GPU {uuid} is gone from {node}")),
+    }
+}
+
+/// The key of a job's own pods in its namespace.
+pub fn worker_key(job: &JobKey, group: &str, index: u32) -> PodKey {
+    PodKey::new(&job.namespace, &names::pod_name(&job.name, group, index))
+}

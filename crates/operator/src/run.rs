@@ -1,0 +1,102 @@
+//! Runs the operator: standby, leader, standby again, until it is told to stop.
+
+use crate::controller::Controller;
+use crate::lease::{Candidate, Term};
+use crate::metrics::Metrics;
+use crate::reconcile::Settings;
+use crate::watch;
+use crate::write::Writer;
+use anyhow::Context;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Client, Config};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long a connection to the API server may take: a server that is gone is tried again soon.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Name of the lease.
+const LEASE: &str = "weft-operator";
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to serve metrics and probes.
+    pub listen: SocketAddr,
+    /// Whether to wait until the lease is ours.
+    pub leader_elect: bool,
+    /// Namespace of the lease.
+    pub namespace: String,
+    /// Name of this operator among several: its pod's name.
+    pub identity: String,
+    pub settings: Settings,
+}
+
+/// Runs until `stop` is cancelled. The lease is given back at the end, so that another operator goes on at once.
+///
+/// # Errors
+/// When there is no way to reach an API server (no kubeconfig, no service account), or the port is taken.
+pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut config =
+        Config::infer().await.context("no kubeconfig and no service account: run in a cluster, or set KUBECONFIG")?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // The operator has its own pauses, per job and per watch.
+    config.default_retry = false;
+    let client = Client::try_from(config).context("cannot use the kubeconfig or service account")?;
+    let metrics = Metrics::default();
+    let listen = options.listen;
+    let server = crate::server::serve(listen, metrics.clone(), stop.clone());
+    let lead = lead(options, client, metrics, stop.clone());
+    tokio::select! {
+        served = server => served.with_context(|| format!("cannot serve on {listen}: another process has the port, or set --listen")),
+        () = lead => Ok(()),
+    }
+}
+
+async fn lead(options: Options, client: Client, metrics: Metrics, stop: CancellationToken) {
+    let identity = options.identity.clone();
+    let reporter = Reporter { controller: "weft-operator".to_owned(), instance: Some(identity.clone()) };
+    // One for the whole life: it joins repeated events into series.
+    let recorder = Recorder::new(client.clone(), reporter);
+    let mut candidate =
+        options.leader_elect.then(|| Candidate::new(client.clone(), &options.namespace, LEASE, &identity));
+    while !stop.is_cancelled() {
+        let term = match &mut candidate {
+            None => Term::endless(),
+            Some(candidate) => {
+                tracing::info!(identity, namespace = options.namespace, "waiting for the lease");
+                tokio::select! {
+                    term = candidate.acquire() => term,
+                    () = stop.cancelled() => return,
+                }
+            }
+        };
+        tracing::info!(identity, "leading");
+        metrics.set_leader(true);
+        let writer = Writer::new(client.clone(), recorder.clone(), metrics.clone(), term.clone());
+        let changes = watch::changes(&client, &metrics);
+        let work = Controller::new(options.settings.clone(), metrics.clone()).run(&term, changes, writer);
+        let hold = async {
+            match &mut candidate {
+                Some(candidate) => candidate.hold(&term).await,
+                None => term.ended().await,
+            }
+        };
+        let stopped = async {
+            stop.cancelled().await;
+            term.end();
+        };
+        // `work` ends after its last request has come back, whoever ended the term.
+        tokio::join!(work, hold, async {
+            tokio::select! {
+                () = stopped => {}
+                () = term.ended() => {}
+            }
+        });
+        metrics.set_leader(false);
+        tracing::info!(identity, "not leading any more");
+    }
+    if let Some(candidate) = &candidate {
+        candidate.release().await;
+    }
+}

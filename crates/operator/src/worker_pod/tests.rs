@@ -1,0 +1,154 @@
+use super::*;
+use serde_json::json;
+
+fn runtime() -> RuntimeImage {
+    RuntimeImage { image: "weft.test/weft-runtime:dev".into(), pull_policy: Some("Never".into()) }
+}
+
+fn job(spec: Value) -> GpuJob {
+    let metadata = json!({"name": "gang", "namespace": "lab", "uid": "u1"});
+    let value = json!({"apiVersion": "weft.dev/v1alpha1", "kind": "GpuJob", "metadata": metadata, "spec": spec});
+    serde_json::from_value(value).unwrap()
+}
+
+fn template(spec: Value) -> Value {
+    json!({"metadata": {"labels": {"team": "ml"}}, "spec": spec})
+}
+
+fn pod(job: &GpuJob, rank: usize) -> Pod {
+    let sizes: Vec<u32> = job.spec.groups.iter().map(|group| group.replicas).collect();
+    let all = members(job, &sizes);
+    let gpus = ["GPU-a".to_owned(), "GPU-b".to_owned()];
+    worker_pod(job, &all, &all[rank], 2, "host-1", &gpus, &runtime()).unwrap()
+}
+
+fn env(container: &Container, name: &str) -> String {
+    let found = container.env.iter().flatten().find(|env| env.name == name);
+    found.and_then(|env| env.value.clone()).unwrap_or_else(|| panic!("no variable {name}"))
+}
+
+fn gpus(container: &Container) -> Option<String> {
+    container.resources.as_ref()?.limits.as_ref()?.get(names::GPU_RESOURCE).map(|quantity| quantity.0.clone())
+}
+
+#[test]
+fn a_worker_knows_its_rank_and_peers_and_keeps_what_the_template_says() {
+    let own = json!([{"name": "RANK", "value": "mine"}, {"name": "X", "value": "$(WEFT_RANK)"}]);
+    let container = json!({"name": "app", "image": "i", "env": own});
+    let job = job(json!({"groups": [
+        {"name": "lead", "replicas": 1, "gpus": 0, "template": template(json!({"containers": [container]}))},
+        {"name": "worker", "replicas": 2, "gpus": 2, "template": template(json!({"containers": [container]}))},
+    ]}));
+    let pod = pod(&job, 2);
+    let spec = pod.spec.unwrap();
+    let app = &spec.containers[0];
+    assert_eq!(pod.metadata.name.as_deref(), Some("gang-worker-1"));
+    assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("gang-worker-1"), Some("gang")));
+    let expected = [
+        ("WEFT_RANK", "2"),
+        ("WEFT_WORLD_SIZE", "3"),
+        ("WEFT_GROUP", "worker"),
+        ("WEFT_GROUP_RANK", "1"),
+        ("WEFT_GROUP_SIZE", "2"),
+        ("WEFT_MASTER_ADDR", "gang-lead-0.gang.lab.svc"),
+        ("WEFT_HOSTS", "gang-lead-0.gang.lab.svc,gang-worker-0.gang.lab.svc,gang-worker-1.gang.lab.svc"),
+        ("JAX_COORDINATOR_ADDRESS", "gang-lead-0.gang.lab.svc:29500"),
+        ("RANK", "mine"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(env(app, name), value, "{name}");
+    }
+    let position = |name: &str| app.env.iter().flatten().position(|env| env.name == name);
+    assert!(position("WEFT_RANK") < position("X"), "the user's variables may refer to Weft's");
+    assert_eq!(app.env.iter().flatten().filter(|env| env.name == "RANK").count(), 1);
+    assert_eq!(gpus(app).as_deref(), Some("2"));
+    let labels = pod.metadata.labels.unwrap();
+    assert_eq!(
+        (labels["team"].as_str(), labels["weft.dev/rank"].as_str(), labels["weft.dev/attempt"].as_str()),
+        ("ml", "2", "2")
+    );
+    assert_eq!(pod.metadata.annotations.unwrap()["weft.dev/gpus"], "GPU-a,GPU-b");
+    assert_eq!(spec.node_selector.unwrap()["kubernetes.io/hostname"], "host-1");
+    assert_eq!(spec.scheduling_gates.unwrap()[0].name, "weft.dev/placement");
+    assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
+    assert!(spec.tolerations.unwrap().iter().any(|t| t.key.as_deref() == Some("nvidia.com/gpu")));
+    assert_eq!(pod.metadata.owner_references.unwrap()[0].uid, "u1");
+}
+
+#[test]
+fn the_sidecar_is_first_and_holds_the_gpus() {
+    let containers = json!({"initContainers": [{"name": "fetch"}], "containers": [{"name": "app"}]});
+    let job = job(json!({"runtime": {"enabled": true},
+        "groups": [{"name": "main", "replicas": 1, "gpus": 2, "template": template(containers)}]}));
+    let spec = pod(&job, 0).spec.unwrap();
+    let inits = spec.init_containers.unwrap();
+    assert_eq!((inits[0].name.as_str(), inits[0].restart_policy.as_deref()), ("weft-runtime", Some("Always")));
+    assert_eq!((gpus(&inits[0]).as_deref(), gpus(&spec.containers[0])), (Some("2"), None));
+    assert_eq!(env(&spec.containers[0], "WEFT_RUNTIME_SOCKET"), "/run/weft/runtime.sock");
+    for container in spec.containers.iter().chain(&inits) {
+        assert!(
+            container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == "/run/weft"),
+            "{}",
+            container.name
+        );
+    }
+    assert!(
+        spec.volumes
+            .unwrap()
+            .iter()
+            .any(|v| v.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory")))
+    );
+}
+
+#[test]
+fn a_program_runs_in_the_runtime_image_from_its_config_map() {
+    let job = job(json!({"groups": [{"name": "main", "replicas": 1, "gpus": 1}],
+        "program": {"steps": [{"check": {"array": "x", "equals": {"constant": 0.0}}}], "arrays": [{"name": "x", "dtype": "f32", "shape": [4]}]}}));
+    let spec = pod(&job, 0).spec.unwrap();
+    let container = &spec.containers[0];
+    assert_eq!(
+        (container.name.as_str(), container.image.as_deref()),
+        ("weft-runtime", Some("weft.test/weft-runtime:dev"))
+    );
+    assert_eq!(
+        container.command.as_deref().unwrap(),
+        ["weft-runtime", "run", "/etc/weft/program/program.yaml", "--json"]
+    );
+    assert_eq!(gpus(container).as_deref(), Some("1"));
+    let map = program(&job).unwrap().unwrap();
+    assert_eq!(map.metadata.name.as_deref(), Some("gang-program"));
+    let text = &map.data.unwrap()["program.yaml"];
+    assert_eq!(weft_program::parse(text).unwrap(), *job.spec.program.as_ref().unwrap());
+}
+
+#[test]
+fn a_template_that_no_worker_can_have_is_refused_with_its_field() {
+    let table = [
+        (
+            json!({"containers": [{"name": "a"}], "restartPolicy": "Always"}),
+            "spec.groups[0].template.spec.restartPolicy: leave it out",
+        ),
+        (
+            json!({"containers": [{"name": "a"}], "nodeName": "n"}),
+            "spec.groups[0].template.spec.nodeName: leave it out",
+        ),
+        (
+            json!({"containers": [{"name": "a", "resources": {"limits": {"nvidia.com/gpu": 1}}}]}),
+            "leave nvidia.com/gpu out of container \"a\"",
+        ),
+        (json!({"containers": [{"name": "weft-runtime"}]}), "is Weft's own"),
+        (json!({"containers": "a"}), "is no pod specification"),
+    ];
+    for (spec, expected) in table {
+        let job = job(json!({"groups": [{"name": "main", "replicas": 1, "gpus": 1, "template": template(spec)}]}));
+        let message = base_spec(&job, 0, &runtime()).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn the_probe_keeps_misspelt_fields_for_the_api_server_to_name() {
+    let spec = json!({"containers": [{"name": "a", "imagee": "x"}]});
+    let job = job(json!({"groups": [{"name": "main", "replicas": 1, "gpus": 1, "template": template(spec)}]}));
+    assert_eq!(template_probe(&job, 0).unwrap()["spec"]["containers"][0]["imagee"], "x");
+}

@@ -1,0 +1,348 @@
+//! The one place where the operator changes the cluster. A batch holds everything that was decided for one job: the status
+//! first, since it is the plan, then the actions. No job has two batches on the way.
+
+use crate::facts::PodKey;
+use crate::index::JobKey;
+use crate::lease::Term;
+use crate::metrics::Metrics;
+use crate::reconcile::{Action, Note, Verdict};
+use crate::worker_pod;
+use futures::StreamExt;
+use http::Request;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use kube::api::{DeleteParams, PostParams, Preconditions, PropagationPolicy};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+use weft_api::{GpuJob, GpuJobStatus, names};
+
+/// How many requests of one batch are on the way at a time.
+const AT_A_TIME: usize = 32;
+/// How long one request may take: shorter than the margin by which a leader stops before its lease ends.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(2500);
+
+/// What is to be written for one job.
+pub struct Batch {
+    pub key: JobKey,
+    pub uid: String,
+    /// None for a job that cannot be read: it gets a status only.
+    pub job: Option<Arc<GpuJob>>,
+    /// The new status, if it changed.
+    pub status: Option<GpuJobStatus>,
+    pub actions: Vec<Action>,
+    pub notes: Vec<Note>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub key: JobKey,
+    pub uid: String,
+    /// The status as it is now in the cluster, if it was written.
+    pub status: Option<GpuJobStatus>,
+    /// What the API server says about the templates, if it was asked.
+    pub verdict: Option<Verdict>,
+    /// The API server refused a pod for now.
+    pub refused: Option<String>,
+    /// Pods that were surely not created, or are there already.
+    pub not_created: Vec<PodKey>,
+    /// Pods of which it is not known whether they were created.
+    pub unknown: Vec<PodKey>,
+    /// Something did not go through: look again soon.
+    pub trouble: Option<String>,
+}
+
+/// What a request came to.
+enum Done {
+    Fine,
+    /// Not now (quota, admission).
+    Refused(String),
+    /// Never, as it is.
+    Invalid(String),
+    /// There already.
+    Exists,
+    /// Not known.
+    Trouble(String),
+}
+
+/// Writes batches, as long as its term lasts.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    recorder: Recorder,
+    metrics: Metrics,
+    term: Term,
+}
+
+impl Writer {
+    pub fn new(client: Client, recorder: Recorder, metrics: Metrics, term: Term) -> Self {
+        Self { client, recorder, metrics, term }
+    }
+
+    /// Writes one batch, in order.
+    pub async fn write(&self, batch: Batch) -> Outcome {
+        let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
+        if let Some(status) = batch.status {
+            if let Err(error) = self.write_status(&batch.key, &batch.uid, &status).await {
+                outcome.not_created = created(&batch.actions);
+                // A job that is gone needs nothing more.
+                outcome.trouble = (!is(&error, 404)).then(|| format!("cannot write the status: {error}"));
+                return outcome;
+            }
+            outcome.status = Some(status);
+        }
+        let Some(job) = batch.job else { return outcome };
+        self.record(&job, batch.notes).await;
+        let (first, then): (Vec<_>, Vec<_>) = batch.actions.into_iter().partition(is_preparation);
+        for action in first {
+            if let Err(trouble) = self.prepare(&job, &action, &mut outcome).await {
+                outcome.not_created = created(&then);
+                outcome.trouble = Some(trouble);
+                return outcome;
+            }
+        }
+        let (lifts, others): (Vec<_>, Vec<_>) =
+            then.into_iter().partition(|action| matches!(action, Action::LiftGate { .. }));
+        for group in [others, lifts] {
+            let mut running =
+                futures::stream::iter(group).map(|action| self.act(&job, action)).buffer_unordered(AT_A_TIME);
+            while let Some((pod, done)) = running.next().await {
+                settle(&mut outcome, pod, done);
+            }
+        }
+        outcome
+    }
+
+    /// Replaces the whole status of this very job: a patch of single fields would leave behind those that are gone.
+    async fn write_status(&self, key: &JobKey, uid: &str, status: &GpuJobStatus) -> kube::Result<()> {
+        let path = format!("/apis/weft.dev/v1alpha1/namespaces/{}/gpujobs/{}/status", key.namespace, key.name);
+        let patch = json!([
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]);
+        self.counted("status", self.patch(&path, &patch)).await
+    }
+
+    async fn prepare(&self, job: &GpuJob, action: &Action, outcome: &mut Outcome) -> Result<(), String> {
+        match action {
+            Action::ProbeTemplates => {
+                outcome.verdict = Some(self.probe(job).await?);
+                Ok(())
+            }
+            Action::EnsureSupport => {
+                self.ensure::<Service>(job, worker_pod::service(job)).await?;
+                match worker_pod::program(job).map_err(|error| format!("cannot write the program: {error}"))? {
+                    Some(program) => self.ensure::<ConfigMap>(job, program).await,
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks the API server whether it would take the pods that the templates describe, naming unknown fields.
+    async fn probe(&self, job: &GpuJob) -> Result<Verdict, String> {
+        for group in 0..job.spec.groups.len() {
+            let Some(pod) = worker_pod::template_probe(job, group) else { continue };
+            let namespace = job.namespace().unwrap_or_default();
+            let query = format!("dryRun=All&fieldValidation=Strict&fieldManager={}", names::MANAGER_OPERATOR);
+            let path = format!("/api/v1/namespaces/{namespace}/pods?{query}");
+            let body = serde_json::to_vec(&pod).map_err(|error| error.to_string())?;
+            let request = Request::post(path).header("content-type", "application/json").body(body);
+            let request = request.map_err(|error| error.to_string())?;
+            let answer = self.counted("probe", async { self.client.request::<Value>(request).await.map(drop) }).await;
+            match answer {
+                // A quota or an admission webhook may be of another mind when the pod is really made.
+                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
+                    let name = format!("{:?} ", job.pod_name(&job.spec.groups[group].name, 0));
+                    let message = status.message.replace("Pod in version \"v1\" cannot be handled as a Pod: ", "");
+                    let message = message.replace(&format!("Pod {name}is invalid: "), "");
+                    return Ok(Verdict::Refused(format!("spec.groups[{group}].template: {message}")));
+                }
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 409) => {}
+                Err(error) => return Err(format!("cannot check the pod template: {error}")),
+                Ok(()) => {}
+            }
+        }
+        Ok(Verdict::Fine)
+    }
+
+    /// Creates an object of the job unless it is there. One of the same name that is not the job's stops the job with a sentence.
+    async fn ensure<K>(&self, job: &GpuJob, object: K) -> Result<(), String>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &job.namespace().unwrap_or_default());
+        let name = object.name_any();
+        let kind = K::kind(&());
+        match self.counted("support", async { api.create(&post(), &object).await.map(drop) }).await {
+            Ok(()) => return Ok(()),
+            Err(error) if is(&error, 409) => {}
+            Err(error) => return Err(format!("cannot create {kind} {name}: {error}")),
+        }
+        match api.get_opt(&name).await {
+            Ok(Some(there)) if owned_by(&there, job) => Ok(()),
+            Ok(Some(_)) => {
+                Err(format!("{kind} {name} is there already and is not this job's: delete it or rename the job"))
+            }
+            Ok(None) => Err(format!("{kind} {name} of an earlier job is just being deleted")),
+            Err(error) => Err(format!("cannot read {kind} {name}: {error}")),
+        }
+    }
+
+    async fn act(&self, job: &GpuJob, action: Action) -> (PodKey, Done) {
+        let pods = |namespace: &str| Api::<Pod>::namespaced(self.client.clone(), namespace);
+        match action {
+            Action::CreatePod(pod) => {
+                let key = PodKey::new(&pod.namespace().unwrap_or_default(), &pod.name_any());
+                let api = pods(&key.namespace);
+                let result = self.counted("create_pod", async { api.create(&post(), &pod).await.map(drop) }).await;
+                let done = match result {
+                    Ok(()) => Done::Fine,
+                    Err(kube::Error::Api(status)) => match status.code {
+                        409 => Done::Exists,
+                        403 => Done::Refused(status.message.clone()),
+                        400 | 422 => Done::Invalid(status.message.clone()),
+                        _ => Done::Trouble(format!("cannot create pod {key}: {}", status.message)),
+                    },
+                    Err(error) => Done::Trouble(format!("cannot create pod {key}: {error}")),
+                };
+                (key, done)
+            }
+            Action::DeletePod { pod, uid, grace } => {
+                let api = pods(&pod.namespace);
+                let preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
+                let params = DeleteParams { grace_period_seconds: grace, preconditions, ..DeleteParams::default() };
+                let result = self.counted("delete_pod", async { api.delete(&pod.name, &params).await.map(drop) }).await;
+                (pod.clone(), gone_is_fine(result, &format!("cannot delete pod {pod}")))
+            }
+            Action::LiftGate { pod, uid, rest } => {
+                let rest: Vec<Value> = rest.into_iter().map(|name| json!({"name": name})).collect();
+                let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
+                let patch = json!([
+                    {"op": "test", "path": "/metadata/uid", "value": uid},
+                    {"op": "add", "path": "/spec/schedulingGates", "value": rest},
+                ]);
+                let result = self.counted("lift_gate", self.patch(&path, &patch)).await;
+                (pod.clone(), gone_is_fine(result, &format!("cannot lift the scheduling gate of pod {pod}")))
+            }
+            Action::DeleteJob => {
+                let namespace = job.namespace().unwrap_or_default();
+                let api: Api<GpuJob> = Api::namespaced(self.client.clone(), &namespace);
+                let params = DeleteParams {
+                    propagation_policy: Some(PropagationPolicy::Background),
+                    preconditions: Some(Preconditions { uid: job.uid(), resource_version: None }),
+                    ..DeleteParams::default()
+                };
+                let name = job.name_any();
+                let result = self.counted("delete_job", async { api.delete(&name, &params).await.map(drop) }).await;
+                (
+                    PodKey::default(),
+                    gone_is_fine(result, &format!("cannot delete GpuJob {namespace}/{name} after its time to live")),
+                )
+            }
+            Action::ProbeTemplates | Action::EnsureSupport => (PodKey::default(), Done::Fine),
+        }
+    }
+
+    async fn patch(&self, path: &str, patch: &Value) -> kube::Result<()> {
+        let body = serde_json::to_vec(patch).map_err(kube::Error::SerdeError)?;
+        let request = Request::patch(format!("{path}?fieldManager={}", names::MANAGER_OPERATOR));
+        let request =
+            request.header("content-type", "application/json-patch+json").body(body).map_err(kube::Error::HttpError)?;
+        self.client.request::<Value>(request).await.map(drop)
+    }
+
+    /// Sends a request if this operator is still the leader, within its time, and counts it.
+    async fn counted(&self, write: &'static str, request: impl Future<Output = kube::Result<()>>) -> kube::Result<()> {
+        if !self.term.is_valid() {
+            return Err(kube::Error::Service("this operator is not the leader any more".into()));
+        }
+        let result = match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+            Ok(result) => result,
+            Err(_) => Err(kube::Error::Service("the API server does not answer in time".into())),
+        };
+        // A conflict is an answer, not a failure: the object is there.
+        self.metrics.wrote(write, result.as_ref().map_or_else(|error| is(error, 409), |()| true));
+        result
+    }
+
+    /// Events are for people: one that cannot be written is only logged.
+    async fn record(&self, job: &GpuJob, notes: Vec<Note>) {
+        let reference = job.object_ref(&());
+        for note in notes {
+            let event = Event {
+                type_: if note.warning { EventType::Warning } else { EventType::Normal },
+                reason: note.reason.to_string(),
+                // Kubernetes takes at most 1,024 bytes.
+                note: Some(note.message.chars().take(500).collect()),
+                action: "Reconcile".to_owned(),
+                secondary: None,
+            };
+            let written = self.counted("event", self.recorder.publish(&event, &reference)).await;
+            if let Err(error) = written {
+                tracing::debug!(job = job.name_any(), %error, "cannot write an event");
+            }
+        }
+    }
+}
+
+fn post() -> PostParams {
+    PostParams { field_manager: Some(names::MANAGER_OPERATOR.to_owned()), ..PostParams::default() }
+}
+
+fn is(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+fn is_preparation(action: &Action) -> bool {
+    matches!(action, Action::ProbeTemplates | Action::EnsureSupport)
+}
+
+fn owned_by(object: &impl ResourceExt, job: &GpuJob) -> bool {
+    let uid = job.metadata.uid.as_deref();
+    object.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid)
+}
+
+/// Pods that the actions would create.
+fn created(actions: &[Action]) -> Vec<PodKey> {
+    let key = |action: &Action| match action {
+        Action::CreatePod(pod) => Some(PodKey::new(&pod.namespace().unwrap_or_default(), &pod.name_any())),
+        _ => None,
+    };
+    actions.iter().filter_map(key).collect()
+}
+
+/// An object that is not there, or is another one by now (409 for a precondition, 422 for a failed test), needs nothing more.
+fn gone_is_fine(result: kube::Result<()>, trouble: &str) -> Done {
+    match result {
+        Ok(()) => Done::Fine,
+        Err(error) if is(&error, 404) || is(&error, 409) || is(&error, 422) => Done::Fine,
+        Err(error) => Done::Trouble(format!("{trouble}: {error}")),
+    }
+}
+
+fn settle(outcome: &mut Outcome, pod: PodKey, done: Done) {
+    match done {
+        Done::Fine => {}
+        Done::Exists => outcome.not_created.push(pod),
+        Done::Refused(why) => {
+            outcome.not_created.push(pod);
+            outcome.refused = Some(why);
+        }
+        Done::Invalid(why) => {
+            outcome.not_created.push(pod);
+            outcome.verdict = Some(Verdict::Refused(why));
+        }
+        Done::Trouble(why) => {
+            outcome.unknown.push(pod);
+            outcome.trouble = Some(why);
+        }
+    }
+}
