@@ -1,7 +1,7 @@
 //! What the API server knows, as one snapshot per question.
 
 use anyhow::{Context, Result, anyhow, bail};
-use k8s_openapi::api::core::v1::{Event, Node};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
@@ -9,6 +9,7 @@ use weft_api::job::WorkerPhase;
 use weft_api::{GpuJob, GpuNode, GpuTopology, GpuTopologySpec, names};
 
 use crate::Connection;
+use crate::why::{self, World};
 
 /// Workers whose own events are asked for: the first few that do not run say what the others would.
 const PODS_WITH_EVENTS: usize = 4;
@@ -90,7 +91,22 @@ impl Cluster {
         } else {
             self.gpu_nodes().await?.into_iter().filter(|node| on.contains(&node.name_any().as_str())).collect()
         };
-        Ok(JobView { job, events, why: None, gpu_nodes })
+        let why = if why::waits(&job) { self.why(&job).await } else { None };
+        Ok(JobView { job, events, why, gpu_nodes })
+    }
+
+    /// Why the job does not fit. Who may not list pods or nodes of the whole cluster gets the operator's sentence alone, and hears why.
+    async fn why(&self, job: &GpuJob) -> Option<String> {
+        let world = async {
+            let NodesView { gpu_nodes, nodes, topology } = self.nodes().await?;
+            let pods: Api<Pod> = Api::all(self.client.clone());
+            let pods = pods.list(&ListParams::default()).await.context("cannot list the pods of all namespaces")?.items;
+            Ok::<_, anyhow::Error>(World { nodes, gpu_nodes, pods, levels: topology })
+        };
+        match world.await {
+            Ok(world) => why::explain(job, world),
+            Err(error) => Some(format!("not known in detail: {error:#}")),
+        }
     }
 
     /// All nodes, with the labels of their levels.

@@ -11,6 +11,7 @@ mod span;
 mod table;
 mod topo;
 mod tree;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
