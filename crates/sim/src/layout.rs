@@ -42,19 +42,19 @@ pub enum LayoutError {
     },
 }
 
-/// The library as cargo builds it, beside this program or, for a test, in the folder above.
+/// The library as cargo builds it: beside this program, or among the dependencies, where a test lies and where it is built
+/// for others. The newest of them is the one of the last build.
 ///
 /// # Errors
-/// It is not there.
+/// It is nowhere there.
 pub fn built_library() -> Result<PathBuf, LayoutError> {
     let program = std::env::current_exe().unwrap_or_default();
     let beside = program.parent().unwrap_or(Path::new(".")).to_owned();
-    let above = beside.parent().unwrap_or(&beside).to_owned();
-    [above, beside.clone()]
-        .iter()
-        .filter(|folder| **folder == beside || beside.ends_with("deps"))
-        .map(|folder| folder.join(LIBRARY))
-        .find(|path| path.is_file())
+    [beside.join(LIBRARY), beside.join("deps").join(LIBRARY)]
+        .into_iter()
+        .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
+        .max()
+        .map(|(_, path)| path)
         .ok_or(LayoutError::NoLibrary { beside })
 }
 

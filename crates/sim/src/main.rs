@@ -1,6 +1,6 @@
 //! `weft-sim`: makes simulated GPU nodes, breaks and heals their GPUs, shows how they are.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -33,10 +33,9 @@ enum Command {
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = true)]
 struct Layout {
     /// Folder for LD_LIBRARY_PATH: the libraries go to DIR/lib.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", required_unless_present = "root")]
     out: Option<PathBuf>,
     /// Driver root: the libraries go where a distribution has them, as DIR/usr/lib/x86_64-linux-gnu.
     #[arg(long, value_name = "DIR")]
@@ -96,8 +95,18 @@ enum FaultKind {
     Recover,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Command::parse() {
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft-sim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Layout(arguments) => lay_out(arguments),
         Command::Init(arguments) => init(arguments),
         Command::Fault(arguments) => fault(&arguments),
