@@ -17,6 +17,7 @@
 pub mod layout;
 mod nvml;
 pub mod node;
+pub mod cuda;
 pub mod profile;
 pub mod ptx;
 pub mod state;
