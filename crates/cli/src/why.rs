@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use weft_api::job::Phase;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use weft_api::job::{Reason, condition};
 use weft_api::{GpuJob, GpuNode, GpuTopologySpec};
 use weft_operator::facts::{NodeFacts, NodeRules, PodFacts, requests_of};
 use weft_operator::index::Index;
@@ -19,11 +20,12 @@ pub struct World {
     pub levels: GpuTopologySpec,
 }
 
-/// Whether there is anything to ask: the job waits, and not because something is wrong with it.
+/// Whether there is anything to ask: the whole job waits, and for room.
 pub fn waits(job: &GpuJob) -> bool {
     let Some(status) = &job.status else { return false };
-    let valid = !status.conditions.iter().any(|c| c.type_ == weft_api::job::condition::VALID && c.status == "False");
-    status.phase == Phase::Pending && valid && status.workers.iter().all(|worker| worker.node.is_none())
+    let no_fit =
+        |c: &Condition| c.type_ == condition::PLACED && c.status == "False" && c.reason == Reason::NoFit.as_str();
+    status.conditions.iter().any(no_fit) && status.workers.iter().all(|worker| worker.node.is_none())
 }
 
 /// The reason as lines, or the place that it has by now. None when the job itself cannot be placed anywhere, which its message says.
