@@ -175,7 +175,7 @@ pub(crate) fn worth(wiring: &Wiring, rest: GpuSet) -> u32 {
 }
 
 /// The score of a set with `wires` that leaves `worth` summed over `sizes` request sizes; times 4·`sizes`, to be exact.
-pub(crate) fn weigh(wires: u32, sizes: u64, worth: u32) -> u64 {
+fn weigh(wires: u32, sizes: u64, worth: u32) -> u64 {
     5 * u64::from(wires) * sizes + 4 * u64::from(worth)
 }
 

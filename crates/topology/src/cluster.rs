@@ -197,6 +197,11 @@ impl Cluster {
         Some((node, claim))
     }
 
+    /// All who hold or plan something, in no order.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.claims.keys()
+    }
+
     /// The domains and nodes.
     pub(crate) fn tree(&self) -> &Tree {
         &self.tree

@@ -1,9 +1,11 @@
 //! A node in the cluster, with what follows from the claims on it.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::{Claim, DomainName, GpuSet, Member, NodeName, Owner, Resources};
+use crate::tree::mix;
+use crate::{Claim, DomainName, GpuSet, Member, NodeName, Owner, Resources, Standing};
 
 /// A node, its place in the levels and what of it is left.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +22,12 @@ pub struct Seat {
     pub unidentified: u32,
     /// What is left beside GPUs.
     pub spare: Resources,
+    /// Whole GPUs, as against MIG devices.
+    pub(crate) whole: GpuSet,
+    /// What the hardware adds to the signature.
+    hardware: u64,
+    /// Equal for nodes on which every gang finds the same.
+    pub(crate) signature: u64,
 }
 
 impl Seat {
@@ -29,7 +37,14 @@ impl Seat {
         claims: Option<&BTreeMap<Owner, Arc<Claim>>>,
     ) -> Self {
         let (taken, planned, spare) = (GpuSet::EMPTY, GpuSet::EMPTY, Resources::new());
-        let mut seat = Self { member, path, taken, planned, unidentified: 0, spare };
+        let whole = member.node.positions(|gpu| gpu.mig_profile.is_none());
+        let mut hasher = DefaultHasher::new();
+        member.node.wiring().hash(&mut hasher);
+        for gpu in member.node.gpus() {
+            (&gpu.product, &gpu.mig_profile).hash(&mut hasher);
+        }
+        let hardware = hasher.finish();
+        let mut seat = Self { member, path, taken, planned, unidentified: 0, spare, whole, hardware, signature: 0 };
         seat.count(claims);
         seat
     }
@@ -47,6 +62,19 @@ impl Seat {
     /// How many GPUs can still be given away: the free ones less those held without it being known which.
     pub fn free_count(&self) -> u32 {
         (self.free().len() as u32).saturating_sub(self.unidentified)
+    }
+
+    /// How many whole GPUs can still be given away to new work.
+    pub(crate) fn free_whole(&self) -> u32 {
+        match self.member.standing {
+            Standing::Ready => (self.free().intersection(self.whole).len() as u32).saturating_sub(self.unidentified),
+            Standing::NotReady | Standing::Cordoned => 0,
+        }
+    }
+
+    /// Room for workers of so many whole GPUs each that ask for nothing else.
+    pub(crate) fn room(&self, gpus: u32) -> u32 {
+        self.free_whole() / gpus.max(1)
     }
 
     /// Whether nobody holds or plans a GPU here.
@@ -71,5 +99,8 @@ impl Seat {
             self.spare.subtract(&claim.resources);
         }
         self.planned = self.planned.difference(self.taken);
+        let state = u64::from(self.unidentified) << 2 | u64::from(self.is_idle()) << 1;
+        let state = state | u64::from(self.member.standing == Standing::Ready);
+        self.signature = mix(self.hardware ^ mix(self.free().bits() ^ mix(state)));
     }
 }

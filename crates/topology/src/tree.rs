@@ -37,6 +37,28 @@ pub(crate) struct Domain {
     pub(crate) free: u32,
     /// Nodes below of which a GPU is held or planned.
     pub(crate) busy: u32,
+    /// How many nodes below have so many whole GPUs for new work, by that number; not longer than needed.
+    pub(crate) by_free: Vec<u32>,
+    /// Sum over the nodes below, so equal for domains that hold the same in any order. (Different ones are equal with a
+    /// chance of 2⁻⁶⁴.)
+    pub(crate) signature: u64,
+}
+
+impl Domain {
+    /// Room for workers of so many whole GPUs each that ask for nothing else.
+    pub(crate) fn room(&self, gpus: u32) -> u32 {
+        let gpus = gpus.max(1);
+        let from = self.by_free.iter().enumerate().skip(gpus as usize);
+        from.map(|(free, &nodes)| nodes.saturating_mul(free as u32 / gpus)).fold(0, u32::saturating_add)
+    }
+}
+
+/// Spreads the bits of a number so that sums of such numbers tell what was summed (SplitMix64's finish).
+pub(crate) fn mix(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ bits >> 31
 }
 
 /// What tells a domain from its siblings.
@@ -116,6 +138,13 @@ impl Tree {
             found.extend(&domain.seats);
         }
         found
+    }
+
+    /// What seats are ordered by: their domains from the outermost, then their names.
+    pub(crate) fn path(&self, seat: u32) -> (Vec<&Key>, Option<&NodeName>) {
+        let mut keys: Vec<&Key> = self.ancestors(self.parent_of_seat(seat)).map(|id| &self.domain(id).key).collect();
+        keys.reverse();
+        (keys, self.seat(seat).map(Seat::name))
     }
 
     /// The domain of a seat at a level.
@@ -233,6 +262,17 @@ impl Tree {
             domain.nodes = domain.nodes + now.nodes - before.nodes;
             domain.free = domain.free + now.free - before.free;
             domain.busy = domain.busy + now.busy - before.busy;
+            domain.signature = domain.signature.wrapping_add(now.signature).wrapping_sub(before.signature);
+            if before.nodes > 0 {
+                domain.by_free[before.whole as usize] -= 1;
+            }
+            if now.nodes > 0 {
+                let at = now.whole as usize;
+                if domain.by_free.len() <= at {
+                    domain.by_free.resize(at + 1, 0);
+                }
+                domain.by_free[at] += 1;
+            }
             if at == ROOT {
                 break;
             }
@@ -247,6 +287,8 @@ struct Sums {
     nodes: u32,
     free: u32,
     busy: u32,
+    whole: u32,
+    signature: u64,
 }
 
 impl Sums {
@@ -255,6 +297,8 @@ impl Sums {
             nodes: 1,
             free: seat.free_count(),
             busy: u32::from(!seat.is_idle()),
+            whole: seat.free_whole(),
+            signature: seat.signature,
         })
     }
 }

@@ -231,6 +231,12 @@ impl NoRoom {
                 (Some(level), Some(domain)) => {
                     format!("{indent}└ best {level} of {}: {domain}, room for {} of {of}", best.domains, best.fits)
                 }
+                (Some(level), None) if best.fits > 0 => {
+                    format!(
+                        "{indent}└ best {level} of {}: without a name, room for {} of {of}",
+                        best.domains, best.fits
+                    )
+                }
                 (Some(level), None) => format!("{indent}└ no {level} has room for any (of {})", best.domains),
             });
         }

@@ -52,7 +52,8 @@ pub(super) fn question<'a>(cluster: &Cluster, gang: &'a Gang) -> Result<Question
         if ask.running.insert(placed.index, seat).is_some() {
             return Err(wrong("that worker is listed twice"));
         }
-        if let Some(depth) = required {
+        for (required, bound_to) in [(required, &mut bound_to), (ask.required, &mut ask.bound_to)] {
+            let Some(depth) = required else { continue };
             let at = Place::of(cluster.tree(), seat, depth);
             if *bound_to.get_or_insert(at) != at {
                 return Err(wrong("other workers are in another domain of the required level"));
@@ -101,7 +102,7 @@ fn ask<'a>(cluster: &Cluster, group: &'a Group, gang_level: Option<&Level>) -> R
     }
     labels.sort_unstable();
     labels.dedup();
-    Ok(Ask { group, missing: Vec::new(), running: BTreeMap::new(), required, slices, labels })
+    Ok(Ask { group, missing: Vec::new(), running: BTreeMap::new(), required, bound_to: None, slices, labels })
 }
 
 fn depth(cluster: &Cluster, level: &Level) -> Result<usize, InvalidGang> {

@@ -7,7 +7,7 @@ use super::ask::Question;
 use super::pack::Packer;
 use super::ranks::Place;
 use super::room::State;
-use super::table::Split1;
+use super::table::Spread;
 use crate::gang::Gang;
 use crate::tree::ROOT;
 use crate::why::{Best, Excluded, Exclusion, NoRoom};
@@ -41,7 +41,7 @@ pub(super) fn no_room(
     cluster: &Cluster,
     gang: &Gang,
     question: &Question<'_>,
-    eligible: Eligibility<'_>,
+    eligible: Option<Eligibility<'_>>,
     proven: bool,
 ) -> NoRoom {
     let tree = cluster.tree();
@@ -69,7 +69,7 @@ pub(super) fn no_room(
                 Err(reason) => excluded.entry((nth, reason.word())).or_insert((reason, Vec::new())).1.push(seat),
             }
         }
-        let split = Split1::with_room(&state, ask, &mut packer, room, levels);
+        let split = Spread::with_rooms(&state, ask, &mut packer, room, levels, Place::Domain(ROOT));
         let mut add = |place: Place| *fits.entry(place).or_default() += split.room(place).min(workers[nth]);
         add(Place::Domain(ROOT));
         (0..levels - 1).flat_map(|depth| tree.domains_at(depth)).for_each(|id| add(Place::Domain(id)));

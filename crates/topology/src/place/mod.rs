@@ -15,6 +15,9 @@
 //!    worth of what remains on each node ([`choose`](crate::choose())).
 //! 6. the order of domain and node names, so that people can predict the answer.
 //!
+//! On a node the workers of a group get the GPUs that one request for all of them would get, cut into the sets that have
+//! the most in wires.
+//!
 //! Ranks follow the tree: workers next to each other in rank are on the same node, else in the same innermost domain,
 //! and so on.
 
@@ -25,8 +28,6 @@ mod ranks;
 mod room;
 mod solve;
 mod table;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 
@@ -141,7 +142,7 @@ impl Placement {
 /// # Errors
 /// [`NoPlacement`] says what is missing, level by level.
 pub fn place(cluster: &Cluster, gang: &Gang) -> Result<Placement, NoPlacement> {
-    place_where(cluster, gang, &|_, _| Ok(()))
+    solve::solve(cluster, gang, None)
 }
 
 /// Places the workers of `gang` that do not run yet, on nodes for which `eligible` has no objection.
@@ -149,5 +150,5 @@ pub fn place(cluster: &Cluster, gang: &Gang) -> Result<Placement, NoPlacement> {
 /// # Errors
 /// [`NoPlacement`] says what is missing, level by level.
 pub fn place_where(cluster: &Cluster, gang: &Gang, eligible: Eligibility<'_>) -> Result<Placement, NoPlacement> {
-    solve::solve(cluster, gang, eligible)
+    solve::solve(cluster, gang, Some(eligible))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::choose::{weigh, worth};
+use crate::choose::worth;
 use crate::wiring::each_subset;
 use crate::{GpuSet, Node, Wiring, choose};
 
@@ -42,11 +42,7 @@ fn pack(node: &Node, free: GpuSet, each: usize, workers: usize) -> Packed {
     if each == 0 || workers == 0 {
         return Packed { sets: vec![GpuSet::EMPTY; workers], exact: true, ..Packed::default() };
     }
-    let (sets, exact) = if each > 1 && workers > 1 {
-        together(node, free, each, workers)
-    } else {
-        one_by_one(node, free, each, workers)
-    };
+    let (sets, exact) = cut(node, free, each, workers);
     let given = sets.iter().copied().fold(GpuSet::EMPTY, GpuSet::union);
     Packed {
         weak: sets.iter().map(|&set| i64::from(2 - wiring.grade(set))).sum(),
@@ -57,55 +53,44 @@ fn pack(node: &Node, free: GpuSet, each: usize, workers: usize) -> Packed {
     }
 }
 
-/// The sets that have the most in wires together with what they leave: all unions tried, each cut up at its best.
-fn together(node: &Node, free: GpuSet, each: usize, workers: usize) -> (Vec<GpuSet>, bool) {
-    let wiring = node.wiring();
-    let (Some(tables), Some(packing)) = (wiring.tables(), wiring.packing(each)) else {
-        return one_by_one(node, free, each, workers);
-    };
-    let left = free.len() - each * workers;
-    let sizes = left.saturating_sub(1).max(1) as u64;
-    let all = free.bits() as usize;
-    let mut best = (0, 0);
-    each_subset(all, each * workers, 0, &mut |union| {
-        let score = weigh(packing[union], sizes, tables.worth[all ^ union]) + 1;
-        if score > best.0 {
-            best = (score, union);
-        }
-    });
-    let mut sets = Vec::with_capacity(workers);
-    let mut rest = best.1;
-    while rest != 0 {
-        let lowest = rest & rest.wrapping_neg();
-        let mut block = None;
-        each_subset(rest ^ lowest, each - 1, lowest, &mut |set| {
-            if block.is_none() && tables.within[set] + packing[rest ^ set] == packing[rest] {
-                block = Some(set);
-            }
-        });
-        let Some(block) = block else { return one_by_one(node, free, each, workers) };
-        sets.push(GpuSet::from_bits(block as u64));
-        rest ^= block;
-    }
-    (sets, true)
-}
-
-/// One set after the other; for single GPUs one choice of them all, cut up in order.
-fn one_by_one(node: &Node, mut free: GpuSet, each: usize, workers: usize) -> (Vec<GpuSet>, bool) {
+/// The GPUs that one request for all workers would get, for the workers talk to each other too, cut into the sets that
+/// have the most in wires.
+fn cut(node: &Node, free: GpuSet, each: usize, workers: usize) -> (Vec<GpuSet>, bool) {
     let none = GpuSet::EMPTY;
-    if each == 1 {
-        return match choose(node, free, none, none, workers) {
-            Ok(choice) => (choice.gpus.iter().map(|gpu| GpuSet::from_iter([gpu])).collect(), choice.exact),
-            Err(_) => (Vec::new(), false),
-        };
+    let Ok(choice) = choose(node, free, none, none, each * workers) else { return (Vec::new(), false) };
+    if workers == 1 {
+        return (vec![choice.gpus], choice.exact);
     }
+    let wiring = node.wiring();
     let mut sets = Vec::with_capacity(workers);
-    let mut exact = workers == 1;
-    while sets.len() < workers {
-        let Ok(choice) = choose(node, free, none, none, each) else { return (Vec::new(), false) };
-        free = free.difference(choice.gpus);
-        exact &= choice.exact;
-        sets.push(choice.gpus);
+    let mut rest = choice.gpus;
+    match (wiring.tables(), wiring.packing(each)) {
+        (Some(tables), Some(packing)) => {
+            while let Some(lowest) = rest.lowest() {
+                let all = rest.bits() as usize;
+                let mut block = None;
+                each_subset(all & !(1 << lowest), each - 1, 1 << lowest, &mut |set| {
+                    if block.is_none() && tables.within[set] + packing[all ^ set] == packing[all] {
+                        block = Some(set);
+                    }
+                });
+                // There is one: the table's value was reached with some block for the lowest GPU.
+                let Some(block) = block else { break };
+                let block = GpuSet::from_bits(block as u64);
+                rest = rest.difference(block);
+                sets.push(block);
+            }
+            (sets, choice.exact)
+        }
+        _ => {
+            while let Ok(next) = choose(node, rest, none, none, each) {
+                rest = rest.difference(next.gpus);
+                sets.push(next.gpus);
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            (sets, false)
+        }
     }
-    (sets, exact)
 }

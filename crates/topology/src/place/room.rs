@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Eligibility;
+use super::ranks::Place;
 use crate::gang::Group;
 use crate::tree::Tree;
 use crate::why::Exclusion;
@@ -18,6 +19,8 @@ pub(super) struct Ask<'a> {
     pub(super) running: BTreeMap<u32, u32>,
     /// The level that binds this group alone.
     pub(super) required: Option<usize>,
+    /// The domain of that level where workers of the group run already.
+    pub(super) bound_to: Option<Place>,
     /// Slices by depth of their level, outermost first.
     pub(super) slices: Vec<(usize, u32)>,
     /// Levels whose label a node must have.
@@ -56,6 +59,16 @@ impl<'a> State<'a> {
 
     pub(super) fn seat(&self, id: u32) -> Option<&'a Seat> {
         self.tree.seat(id)
+    }
+
+    /// Whether nothing was given away yet.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.changed.is_empty()
+    }
+
+    /// Whether the gang has a worker anywhere.
+    pub(super) fn is_begun(&self) -> bool {
+        !self.used_seats.is_empty()
     }
 
     /// GPUs of a seat that a worker of `group` may get.
@@ -122,10 +135,12 @@ impl<'a> State<'a> {
     }
 
     /// How many workers of a group a seat can take, at least one, or why none.
-    pub(super) fn capacity(&self, id: u32, ask: &Ask<'_>, eligible: Eligibility<'_>) -> Result<u32, Exclusion> {
+    pub(super) fn capacity(&self, id: u32, ask: &Ask<'_>, eligible: Option<Eligibility<'_>>) -> Result<u32, Exclusion> {
         let group = ask.group;
         let Some(seat) = self.seat(id) else { return Ok(0) };
-        eligible(group, seat.name())?;
+        if let Some(eligible) = eligible {
+            eligible(group, seat.name())?;
+        }
         match seat.member.standing {
             Standing::Ready => {}
             Standing::NotReady => return Err(Exclusion::NotReady),
@@ -185,6 +200,9 @@ impl<'a> State<'a> {
 
 /// GPUs of the kind that a group asks for, free or not.
 fn suitable(seat: &Seat, group: &Group) -> GpuSet {
+    if group.product.is_none() && group.mig_profile.is_none() {
+        return seat.whole;
+    }
     let suits = |gpu: &Gpu| {
         let product = group.product.as_deref().is_none_or(|wanted| contains_ignoring_case(&gpu.product, wanted));
         product && gpu.mig_profile.as_deref() == group.mig_profile.as_deref()

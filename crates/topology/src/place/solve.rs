@@ -4,17 +4,21 @@ use super::ask::{Question, question};
 use super::pack::Packer;
 use super::ranks::{Place, assign};
 use super::room::{Ask, State};
-use super::table::{Split, Split1, Terms, packed};
+use super::table::{Split, Spread, Terms, packed};
 use super::{Eligibility, Placement, Term, Worker, explain};
 use crate::gang::Gang;
-use crate::tree::ROOT;
+use crate::tree::{ROOT, Tree};
 use crate::why::NoPlacement;
 use crate::{Cluster, NodeName};
 
 /// Candidate domains that are tried for a gang of several groups before the search gives up.
 const MOST_CANDIDATES: usize = 20_000;
 
-pub(super) fn solve(cluster: &Cluster, gang: &Gang, eligible: Eligibility<'_>) -> Result<Placement, NoPlacement> {
+pub(super) fn solve(
+    cluster: &Cluster,
+    gang: &Gang,
+    eligible: Option<Eligibility<'_>>,
+) -> Result<Placement, NoPlacement> {
     let question = question(cluster, gang)?;
     let mut search = Search::new(cluster, &question, eligible);
     let full: Vec<u32> = question.asks.iter().map(|ask| ask.missing.len() as u32).collect();
@@ -40,7 +44,7 @@ pub(super) struct Found {
 struct Search<'a> {
     cluster: &'a Cluster,
     question: &'a Question<'a>,
-    eligible: Eligibility<'a>,
+    eligible: Option<Eligibility<'a>>,
     start: State<'a>,
     packer: Packer,
     /// Groups in the order in which they are placed: those with the most GPUs per worker first.
@@ -50,7 +54,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(cluster: &'a Cluster, question: &'a Question<'a>, eligible: Eligibility<'a>) -> Self {
+    fn new(cluster: &'a Cluster, question: &'a Question<'a>, eligible: Option<Eligibility<'a>>) -> Self {
         let mut start = State::new(cluster.tree());
         for ask in &question.asks {
             for &seat in ask.running.values() {
@@ -146,19 +150,11 @@ impl<'a> Search<'a> {
         };
         let Some(group) = workers.iter().position(|&workers| workers > 0) else { return Some(found) };
         let ask = &self.question.asks[group];
-        let mut split = Split1::new(&self.start, ask, &mut self.packer, self.eligible, levels);
-        let mut best: Option<(Vec<i64>, Split)> = None;
-        for &candidate in candidates {
-            for place in within(&self.start, candidate, ask.required) {
-                if let Some(one) = split.best(place, workers[group])
-                    && best.as_ref().is_none_or(|best| one.0 < best.0)
-                {
-                    best = Some(one);
-                }
-            }
-        }
-        let exact = split.exact;
-        let (cost, one) = best?;
+        let top = Place::Domain(ROOT);
+        let mut spread = Spread::new(&self.start, ask, &mut self.packer, self.eligible, levels, top);
+        let places = candidates.iter().flat_map(|&candidate| within(&self.start, candidate, ask)).collect();
+        let (cost, one) = spread.best(places, workers[group])?;
+        let exact = spread.exact;
         found.cost = cost;
         found.splits[group] = one;
         found.exact = exact;
@@ -180,15 +176,8 @@ impl<'a> Search<'a> {
                 continue;
             }
             let ask = &self.question.asks[group];
-            let mut best: Option<(Vec<i64>, Split)> = None;
-            let mut split = Split1::new(&state, ask, &mut self.packer, self.eligible, levels);
-            for place in within(&self.start, candidate, ask.required) {
-                if let Some(one) = split.best(place, workers[group])
-                    && best.as_ref().is_none_or(|best| one.0 < best.0)
-                {
-                    best = Some(one);
-                }
-            }
+            let mut spread = Spread::new(&state, ask, &mut self.packer, self.eligible, levels, candidate);
+            let best = spread.best(within(&self.start, candidate, ask), workers[group]);
             let Some((cost, one)) = best else {
                 self.proven &= self.divisible();
                 return None;
@@ -268,10 +257,10 @@ impl<'a> Search<'a> {
                 state.give(seat, ask.group, workers, gpus);
                 sets.insert(seat, packed.sets.clone().into_iter());
             }
-            let rooms: std::collections::BTreeMap<u32, u32> = found.splits[group].iter().copied().collect();
-            let in_order = tree.seats_below(ROOT).into_iter().filter_map(|seat| Some((seat, *rooms.get(&seat)?)));
-            let places: Vec<u32> =
-                in_order.flat_map(|(seat, workers)| std::iter::repeat_n(seat, workers as usize)).collect();
+            let mut in_order = found.splits[group].clone();
+            in_order.sort_by_cached_key(|&(seat, _)| tree.path(seat));
+            let places = in_order.into_iter().flat_map(|(seat, workers)| std::iter::repeat_n(seat, workers as usize));
+            let places: Vec<u32> = places.collect();
             for (index, seat) in assign(tree, ask, &places) {
                 let gpus = sets.get_mut(&seat).and_then(Iterator::next).unwrap_or_default();
                 let gpus = state.seat(seat).map(|seat| seat.member.node.uuids(gpus)).unwrap_or_default();
@@ -351,16 +340,43 @@ fn unit(ask: &Ask<'_>) -> u32 {
 }
 
 /// The domains within `top` that may hold a whole group.
-fn within(state: &State<'_>, top: Place, required: Option<usize>) -> Vec<Place> {
+fn within(state: &State<'_>, top: Place, ask: &Ask<'_>) -> Vec<Place> {
     let tree = state.tree;
-    let (Some(required), Place::Domain(id)) = (required, top) else { return vec![top] };
-    match tree.domain(id).depth {
-        Some(depth) if depth >= required => vec![top],
-        _ => {
-            let mut places: Vec<Place> =
-                tree.seats_below(id).into_iter().map(|seat| Place::of(tree, seat, required)).collect();
+    let (Some(required), Place::Domain(id)) = (ask.required, top) else {
+        return if ask.bound_to.is_none_or(|bound| contains(tree, bound, top)) { vec![top] } else { Vec::new() };
+    };
+    match (tree.domain(id).depth, ask.bound_to) {
+        (Some(depth), bound) if depth >= required => {
+            if bound.is_none_or(|bound| contains(tree, bound, top)) {
+                vec![top]
+            } else {
+                Vec::new()
+            }
+        }
+        (_, Some(bound)) => {
+            if contains(tree, top, bound) {
+                vec![bound]
+            } else {
+                Vec::new()
+            }
+        }
+        (_, None) => {
+            let below = tree.seats_below(id).into_iter();
+            let mut places: Vec<Place> = below.map(|seat| Place::of(tree, seat, required)).collect();
             places.dedup();
             places
         }
+    }
+}
+
+/// Whether `inner` is `outer` or lies below it.
+fn contains(tree: &Tree, outer: Place, inner: Place) -> bool {
+    let above = match inner {
+        Place::Domain(id) => id,
+        Place::Seat(id) => tree.parent_of_seat(id),
+    };
+    match outer {
+        Place::Domain(id) => tree.ancestors(above).any(|domain| domain == id),
+        Place::Seat(_) => outer == inner,
     }
 }
