@@ -6,8 +6,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use sha2::{Digest, Sha256};
 use weft_cluster::{PAUSE_IMAGE, preflight};
 
 use super::{
@@ -91,11 +92,15 @@ pub enum Profile {
 fn agent(profile: Profile) -> Result<(Vec<Layer>, Config)> {
     let program = cargo_build("weft-device-plugin", "weft-agent", profile, None)?;
     // It talks to kubelet's sockets and makes device nodes' specs: it runs as root.
-    Ok((vec![base(&closure::libraries_for_loading(&program)?), program_layer("weft-agent", &program)], config("weft-agent", "0:0", &[])))
+    Ok((
+        vec![base(&closure::libraries_for_loading(&program)?), program_layer("weft-agent", &program)],
+        config("weft-agent", "0:0", &[]),
+    ))
 }
 
 fn operator(profile: Profile) -> Result<(Vec<Layer>, Config)> {
-    let target = musl_target()?;
+    // One more target is one more build of every dependency: only for what ships.
+    let target = if profile == Profile::Release { musl_target()? } else { None };
     let program = cargo_build("weft-operator", "weft-operator", profile, target)?;
     let libraries = closure::libraries(std::slice::from_ref(&program))?;
     Ok((vec![base(&libraries), program_layer("weft-operator", &program)], config("weft-operator", USER, &[])))
@@ -108,41 +113,58 @@ fn runtime(profile: Profile) -> Result<(Vec<Layer>, Config)> {
     for name in ["libnvrtc.so.13", "libnvrtc-builtins.so.13.0"] {
         compiler.add(format!("opt/nvrtc/{name}"), Entry::File(nvrtc.join(name)));
     }
-    let layers = vec![base(&closure::libraries_for_loading(&program)?), compiler, program_layer("weft-runtime", &program)];
+    let layers =
+        vec![base(&closure::libraries_for_loading(&program)?), compiler, program_layer("weft-runtime", &program)];
     Ok((layers, config("weft-runtime", USER, &["LD_LIBRARY_PATH=/opt/nvrtc"])))
 }
 
-/// Debian's Python and NumPy's own package, as a user's image would have them; nothing of CUDA.
+/// Debian's Python, NumPy and gRPC from their own packages, as a user's image would have them; nothing of CUDA.
 fn example_app() -> Result<(Vec<Layer>, Config)> {
     let python = Path::new("/usr/bin/python3");
-    preflight::debian_packages(&[preflight::Package { name: "python3", files: &["/usr/bin/python3"] }], &Console::new())?;
-    let version = process::output(Command::new(python).args(["-Ic", "import sys; print('%d.%d' % sys.version_info[:2])"]))?;
+    preflight::debian_packages(
+        &[preflight::Package { name: "python3", files: &["/usr/bin/python3"] }],
+        &Console::new(),
+    )?;
+    let version =
+        process::output(Command::new(python).args(["-Ic", "import sys; print('%d.%d' % sys.version_info[:2])"]))?;
     let version = version.trim();
     let library = PathBuf::from(format!("/usr/lib/python{version}"));
     let program = PathBuf::from(format!("/usr/bin/python{version}"));
 
     let mut modules = Layer::default();
-    let unneeded = ["__pycache__", "test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "dist-packages"];
+    let unneeded = [
+        "__pycache__",
+        "test",
+        "idlelib",
+        "tkinter",
+        "turtledemo",
+        "ensurepip",
+        "lib2to3",
+        "pydoc_data",
+        "dist-packages",
+    ];
     let keep = |below: &Path| {
-        let config = below.components().next().is_some_and(|first| first.as_os_str().to_string_lossy().starts_with("config-"));
+        let config =
+            below.components().next().is_some_and(|first| first.as_os_str().to_string_lossy().starts_with("config-"));
         !config && !below.iter().any(|part| unneeded.iter().any(|name| part == *name))
     };
     modules.add_tree(&format!("usr/lib/python{version}"), &library, &keep)?;
-    let mut needing: Vec<PathBuf> = fs::read_dir(library.join("lib-dynload"))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut needing: Vec<PathBuf> =
+        fs::read_dir(library.join("lib-dynload"))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     needing.push(program.clone());
     let mut system = base(&closure::libraries(&needing)?);
     system.add(format!("usr/bin/python{version}"), Entry::File(program));
     system.add("usr/bin/python3", Entry::Link(format!("python{version}")));
 
-    let numpy = numpy(version)?;
+    let wheels = packages(version)?;
     let mut packages = Layer::default();
     let tests = |below: &Path| !below.iter().any(|part| part == "tests" || part == "__pycache__");
-    packages.add_tree("opt/python", &numpy, &tests)?;
-    // NumPy's own libraries come with it; these are the system's that they need.
+    packages.add_tree("opt/python", &wheels, &tests)?;
+    // The packages' own libraries come with them; these are the system's that they need.
     let mut natives = Vec::new();
-    find_libraries(&numpy, &mut natives)?;
+    find_libraries(&wheels, &mut natives)?;
     for (path, file) in closure::libraries(&natives)? {
-        if !file.starts_with(&numpy) && !system.has(&path) {
+        if !file.starts_with(&wheels) && !system.has(&path) {
             packages.add(path, Entry::File(file));
         }
     }
@@ -150,10 +172,10 @@ fn example_app() -> Result<(Vec<Layer>, Config)> {
     let root = tools::workspace_root();
     let mut application = Layer::default();
     let source = |below: &Path| !below.iter().any(|part| part == "__pycache__" || part == "tests");
-    for (at, from) in [("opt/python/weft", root.join("clients/python/weft")), ("app", root.join("deploy/example-app"))] {
+    for (at, from) in [("opt/python/weft", root.join("clients/python/weft")), ("app", root.join("deploy/example-app"))]
+    {
         if !from.is_dir() {
-            println!("  there is no {}: {} lacks it", from.display(), Image::ExampleApp.name());
-            continue;
+            bail!("there is no {}, which {} is made from", from.display(), Image::ExampleApp.name());
         }
         application.add_tree(at, &from, &source)?;
     }
@@ -172,7 +194,9 @@ fn pause() -> Result<(Vec<Layer>, Config)> {
     let newer = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
     if newer(&program) < newer(&source) {
         preflight::debian_packages(&preflight::STATIC_BUILD, &Console::new())?;
-        process::output(Command::new("musl-gcc").args(["-static", "-Os", "-s", "-Wall", "-o"]).arg(&program).arg(&source))?;
+        process::output(
+            Command::new("musl-gcc").args(["-static", "-Os", "-s", "-Wall", "-o"]).arg(&program).arg(&source),
+        )?;
     }
     let mut layer = Layer::default();
     layer.add("pause", Entry::File(program));
@@ -189,7 +213,10 @@ fn base(libraries: &std::collections::BTreeMap<String, PathBuf>) -> Layer {
         layer.add(folder, Entry::Folder { mode: 0o755 });
     }
     layer.add("tmp", Entry::Folder { mode: 0o1777 });
-    layer.add("etc/passwd", Entry::Text("root:x:0:0:root:/:/sbin/nologin\nweft:x:65532:65532:weft:/home/weft:/sbin/nologin\n".into()));
+    layer.add(
+        "etc/passwd",
+        Entry::Text("root:x:0:0:root:/:/sbin/nologin\nweft:x:65532:65532:weft:/home/weft:/sbin/nologin\n".into()),
+    );
     layer.add("etc/group", Entry::Text("root:x:0:\nweft:x:65532:\n".into()));
     for (path, file) in libraries {
         layer.add(path.clone(), Entry::File(file.clone()));
@@ -245,12 +272,15 @@ fn cargo_build(package: &str, program: &str, profile: Profile, target: Option<&s
 fn musl_target() -> Result<Option<&'static str>> {
     let installed = || -> Result<bool> {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        let root = process::output(Command::new(rustc).args(["--print", "sysroot"]).current_dir(tools::workspace_root()))?;
+        let root =
+            process::output(Command::new(rustc).args(["--print", "sysroot"]).current_dir(tools::workspace_root()))?;
         Ok(Path::new(root.trim()).join("lib/rustlib").join(MUSL).exists())
     };
     if !installed()? {
-        // Without rustup, or without its server, the program is linked with glibc: its image is bigger and works as well.
-        let added = process::output(Command::new("rustup").args(["target", "add", MUSL]).current_dir(tools::workspace_root()));
+        // Without rustup, or without its server, the program is linked with glibc: its image is bigger and works as
+        // well.
+        let added =
+            process::output(Command::new("rustup").args(["target", "add", MUSL]).current_dir(tools::workspace_root()));
         if added.is_err() || !installed()? {
             println!("  the target {MUSL} cannot be had here (`rustup target add {MUSL}`): linking with glibc");
             return Ok(None);
@@ -260,15 +290,16 @@ fn musl_target() -> Result<Option<&'static str>> {
     Ok(Some(MUSL))
 }
 
-/// NumPy for a version of Python, in the cache.
-fn numpy(python: &str) -> Result<PathBuf> {
+/// The application's packages for a version of Python, in the cache: another list of packages is another folder.
+fn packages(python: &str) -> Result<PathBuf> {
     let requirements = "deploy/example-app/requirements.txt";
-    let text = fs::read_to_string(tools::workspace_root().join(requirements)).with_context(|| format!("reading {requirements}"))?;
-    let version = text.lines().find_map(|line| line.strip_prefix("numpy==")?.split_whitespace().next());
-    let version = version.with_context(|| format!("{requirements} pins no numpy"))?;
-    let folder = weft_cluster::tools::cache_folder()?.join(format!("numpy-{version}-python{python}"));
+    let text = fs::read_to_string(tools::workspace_root().join(requirements))
+        .with_context(|| format!("reading {requirements}"))?;
+    let digest = Sha256::digest(&text);
+    let list: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let folder = weft_cluster::tools::cache_folder()?.join(format!("example-app-{list}-python{python}"));
     if !folder.exists() {
-        let unpacked = tools::python_packages(requirements, "NumPy", Some(python))?;
+        let unpacked = tools::python_packages(requirements, "the example's packages", Some(python))?;
         fs::rename(unpacked.path(), &folder)?;
         // It has moved: there is nothing left to remove.
         let _ = unpacked.keep();
