@@ -3,6 +3,9 @@
 //! A process has one machine, so each test starts this same program again in a role (see [`role`]) with an environment of
 //! its own, and talks to it over its standard streams.
 
+// All of this file is tests; clippy's own exception for them ends at the functions marked so.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
