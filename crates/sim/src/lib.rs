@@ -16,6 +16,7 @@
 
 pub mod layout;
 mod nvml;
+pub mod mathlib;
 pub mod node;
 pub mod cuda;
 pub mod profile;

@@ -50,13 +50,18 @@ impl<T> Out<T> {
         Ok(())
     }
 
+    /// The address itself.
+    pub fn address(self) -> u64 {
+        self.0 as u64
+    }
+
     /// The same place for a result of another type.
     pub fn cast<U>(self) -> Out<U> {
         Out(self.0.cast())
     }
 
     /// The place at an address that the caller gave inside other data, under the same promise.
-    pub(in crate::cuda) fn from_address(address: u64) -> Self {
+    pub(crate) fn from_address(address: u64) -> Self {
         Self(address as *mut T)
     }
 
@@ -101,7 +106,7 @@ impl<T: Copy> In<T> {
     }
 
     /// The argument at an address that the caller gave inside other data, under the same promise.
-    pub(in crate::cuda) fn from_address(address: u64) -> Self {
+    pub(crate) fn from_address(address: u64) -> Self {
         Self(address as *const T)
     }
 
@@ -130,28 +135,50 @@ impl In<c_char> {
     }
 }
 
+/// The error numbers of one library.
+pub trait Code {
+    /// Number for what should not happen.
+    const INTERNAL: c_int;
+    /// Number of this error.
+    fn code(self) -> c_int;
+}
+
+impl Code for Error {
+    const INTERNAL: c_int = Error::Unknown as c_int;
+
+    fn code(self) -> c_int {
+        self as c_int
+    }
+}
+
 /// Runs the body of an exported function: its answer as a number, and no panic across the border.
-pub fn enter(name: &str, body: impl FnOnce() -> Answer) -> c_int {
+pub fn enter<E: Code>(name: &str, body: impl FnOnce() -> Result<(), E>) -> c_int {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => 0,
-        Ok(Err(error)) => error as c_int,
+        Ok(Err(error)) => error.code(),
         Err(_) => {
             eprintln!("weft-sim: {name} panicked: this is a bug of the simulated driver");
-            Error::Unknown as c_int
+            E::INTERNAL
         }
     }
 }
 
-/// Exports functions under their C names. Each body ends in an [`Answer`].
-macro_rules! driver_api {
-    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
+/// Exports functions under their C names, which answer the numbers of the error type named first. Each body ends in a `Result`.
+macro_rules! c_api {
+    ($error:ty; $($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
         $(#[$meta])*
-        // SAFETY: the name is the driver's, whose place this library takes; nothing else in it has that name.
+        // SAFETY: the name is that of the library whose place this one takes; nothing else in it has that name.
         #[unsafe(no_mangle)]
-        #[allow(non_snake_case, reason = "the driver's names")]
+        #[allow(non_snake_case, clippy::too_many_arguments, reason = "the library's names and signatures")]
         pub extern "C" fn $name($($arg: $ty),*) -> std::ffi::c_int {
-            $crate::cuda::ffi::enter(stringify!($name), move || $body)
+            $crate::cuda::ffi::enter::<$error>(stringify!($name), move || $body)
         }
     )*};
+}
+pub(crate) use c_api;
+
+/// [`c_api`] for the driver's functions.
+macro_rules! driver_api {
+    ($($functions:tt)*) => { $crate::cuda::ffi::c_api! { $crate::cuda::error::Error; $($functions)* } };
 }
 pub(crate) use driver_api;
