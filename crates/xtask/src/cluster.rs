@@ -1,12 +1,6 @@
 //! `cargo xtask cluster`: a real Kubernetes cluster on this machine, by hand.
 
-use std::{
-    os::unix::process::CommandExt,
-    path::PathBuf,
-    process::Command,
-    str::FromStr,
-    time::Instant,
-};
+use std::{os::unix::process::CommandExt, path::PathBuf, process::Command, str::FromStr, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
@@ -17,12 +11,15 @@ use crate::{images, progress::Console, tools};
 /// The node label that names a node's rack; see `GpuTopology`.
 pub const RACK_LABEL: &str = "topology.weft.dev/rack";
 
+/// The cluster that is meant when none is named: the demo's, so that one can look around in it after `--keep`.
+pub const DEFAULT_NAME: &str = "demo";
+
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
-    /// Which cluster; several can be up at once.
-    #[arg(long, default_value = "dev", global = true)]
+    /// Which cluster; several can be up at once. Without it, the demo's.
+    #[arg(long, default_value = DEFAULT_NAME, global = true)]
     name: String,
 }
 
@@ -100,7 +97,8 @@ impl FromStr for NodeWish {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (profile, rack) = text.split_once('@').map_or((text, None), |(profile, rack)| (profile, Some(rack.to_owned())));
+        let (profile, rack) =
+            text.split_once('@').map_or((text, None), |(profile, rack)| (profile, Some(rack.to_owned())));
         Ok(Self { profile: (!matches!(profile, "" | "none")).then(|| profile.to_owned()), rack })
     }
 }
@@ -120,8 +118,10 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.verb {
         Verb::Up { nodes, node, image, kwok, api_port } => {
             weft_cluster::preflight::check(&console)?;
-            let wishes = if node.is_empty() { vec![NodeWish { profile: None, rack: None }; *nodes] } else { node.clone() };
-            let simulator = wishes.iter().any(|wish| wish.profile.is_some()).then(tools::build_simulator).transpose()?;
+            let wishes =
+                if node.is_empty() { vec![NodeWish { profile: None, rack: None }; *nodes] } else { node.clone() };
+            let simulator =
+                wishes.iter().any(|wish| wish.profile.is_some()).then(tools::build_simulator).transpose()?;
             let specs = wishes.iter().zip(1..).map(|(wish, index)| wish.spec(index)).collect();
             let options = Options {
                 nodes: specs,
@@ -133,7 +133,10 @@ pub fn run(args: &Args) -> Result<()> {
             };
             let cluster = Cluster::up(options, &console)?;
             println!("Cluster `{name}` is up ({:.1} s).", begin.elapsed().as_secs_f64());
-            println!("  cargo xtask cluster kubectl --name {name} get nodes\n  export KUBECONFIG={}", cluster.kubeconfig().display());
+            println!(
+                "  cargo xtask cluster kubectl --name {name} get nodes\n  export KUBECONFIG={}",
+                cluster.kubeconfig().display()
+            );
         }
         Verb::AddNode { node } => {
             let mut cluster = Cluster::open(name)?;
@@ -182,7 +185,12 @@ fn node_images(more: &[PathBuf]) -> Result<Vec<PathBuf>> {
 fn status(cluster: &Cluster) {
     let status = cluster.status();
     let state = if status.complete { "made" } else { "half made: remove it with `cargo xtask cluster down`" };
-    println!("cluster {} ({state})\nAPI server at 127.0.0.1:{}, KUBECONFIG={}", status.name, status.api_port, status.kubeconfig.display());
+    println!(
+        "cluster {} ({state})\nAPI server at 127.0.0.1:{}, KUBECONFIG={}",
+        status.name,
+        status.api_port,
+        status.kubeconfig.display()
+    );
     for (component, pid) in &status.components {
         match pid {
             Some(pid) => println!("  {component:<20} runs, pid {pid}"),

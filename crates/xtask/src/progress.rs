@@ -1,4 +1,5 @@
-//! What a person sees while something long goes on: moving lines in a terminal, a plain line every few seconds elsewhere.
+//! What a person sees while something long goes on: moving lines in a terminal, a plain line every few seconds
+//! elsewhere.
 
 use std::{
     collections::BTreeMap,

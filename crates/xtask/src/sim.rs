@@ -1,4 +1,5 @@
-//! `cargo xtask sim`: the simulated driver in a folder, for programs that look for NVIDIA's libraries through `LD_LIBRARY_PATH`.
+//! `cargo xtask sim`: the simulated driver in a folder, for programs that look for NVIDIA's libraries through
+//! `LD_LIBRARY_PATH`.
 
 use std::{path::PathBuf, process::Command};
 
@@ -18,6 +19,9 @@ pub fn run(args: &Args) -> Result<()> {
     let simulator = tools::build_simulator()?;
     process::run("sim", Command::new(simulator).args(["layout", "--out"]).arg(&args.out))?;
     let lib = std::path::absolute(args.out.join("lib")).context("the folder's place")?;
-    println!("Run a program on simulated GPUs with\n  LD_LIBRARY_PATH={} WEFT_SIM_PROFILE=h100x8 <program>", lib.display());
+    println!(
+        "Run a program on simulated GPUs with\n  LD_LIBRARY_PATH={} WEFT_SIM_PROFILE=h100x8 <program>",
+        lib.display()
+    );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What tasks need from elsewhere: cargo, the simulator, Helm, NVRTC, cargo-deny. Fetched or built once, kept in Weft's cache.
+//! What tasks need from elsewhere: cargo, the simulator, Helm, NVRTC, cargo-deny. Fetched or built once, kept in Weft's
+//! cache.
 
 use std::{
     env, fs,
@@ -51,16 +52,12 @@ pub fn helm() -> Result<PathBuf> {
     Ok(Tools::build_clients(&Console::new())?.program("helm")?)
 }
 
-/// kubectl, built if need be.
-pub fn kubectl() -> Result<PathBuf> {
-    Ok(Tools::build_clients(&Console::new())?.program("kubectl")?)
-}
-
-/// The version of NVRTC that Weft's kernels are compiled with: of CUDA 13.0, whose PTX every driver of the 580 series loads.
+/// The version of NVRTC that Weft's kernels are compiled with: of CUDA 13.0, whose PTX every driver of the 580 series
+/// loads.
 const NVRTC_VERSION: &str = "13.0.88";
 
-/// The folder with `libnvrtc.so.13` and its builtins, fetched from NVIDIA's package on PyPI if it is not there. The package's hash is pinned in
-/// `deploy/runtime/requirements.txt`.
+/// The folder with `libnvrtc.so.13` and its builtins, fetched from NVIDIA's package on PyPI if it is not there. The
+/// package's hash is pinned in `deploy/runtime/requirements.txt`.
 pub fn nvrtc() -> Result<PathBuf> {
     let folder = cache_folder()?.join(format!("nvrtc-{NVRTC_VERSION}"));
     // The bigger one is renamed last, so if it is there all is there.
@@ -71,14 +68,15 @@ pub fn nvrtc() -> Result<PathBuf> {
     fs::create_dir_all(&folder)?;
     for name in ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"] {
         let (from, new) = (wheels.path().join("nvidia/cu13/lib").join(name), folder.join(format!("{name}.new")));
-        fs::copy(&from, &new).with_context(|| format!("the package of NVRTC {NVRTC_VERSION} has no {}", from.display()))?;
+        fs::copy(&from, &new)
+            .with_context(|| format!("the package of NVRTC {NVRTC_VERSION} has no {}", from.display()))?;
         fs::rename(&new, folder.join(name))?;
     }
     Ok(folder)
 }
 
-/// Fetches the packages that a requirements file pins by hash, for a version of Python if given, and unpacks them into a folder in the cache that
-/// goes away with the value.
+/// Fetches the packages that a requirements file pins by hash, for a version of Python if given, and unpacks them into
+/// a folder in the cache that goes away with the value.
 pub fn python_packages(requirements: &str, what: &str, version: Option<&str>) -> Result<tempfile::TempDir> {
     let cache = cache_folder()?;
     fs::create_dir_all(&cache)?;
@@ -86,9 +84,25 @@ pub fn python_packages(requirements: &str, what: &str, version: Option<&str>) ->
     let python = python()?;
     let wheels = folder.path().join("wheels");
     let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--require-hashes"]);
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+    ]);
     if let Some(version) = version {
-        pip.args(["--python-version", version, "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]);
+        pip.args([
+            "--python-version",
+            version,
+            "--platform",
+            "manylinux_2_28_x86_64",
+            "--platform",
+            "manylinux2014_x86_64",
+        ]);
     }
     pip.arg("--dest").arg(&wheels).arg("--requirement").arg(workspace_root().join(requirements));
     process::run(&format!("download of {what}"), &mut pip)?;
@@ -154,7 +168,8 @@ pub fn prometheus() -> Result<Prometheus> {
         let unpacked = tempfile::Builder::new().prefix("prometheus-").tempdir_in(&cache)?;
         let mut download = Command::new("apt-get");
         download.current_dir(unpacked.path()).args(["download", "-qq", "prometheus"]);
-        process::output(&mut download).context("Prometheus is a Debian package: run `apt-get update` once, or put one into the cache")?;
+        process::output(&mut download)
+            .context("Prometheus is a Debian package: run `apt-get update` once, or put one into the cache")?;
         for package in fs::read_dir(unpacked.path())?.flatten() {
             process::output(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(unpacked.path()))?;
         }

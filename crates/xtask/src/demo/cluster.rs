@@ -8,7 +8,7 @@ use weft_cluster::{Cluster, Component, NodeSpec, Options, Progress};
 use crate::{process, tools};
 
 /// The name of the demo's cluster, unless `--name` says otherwise.
-pub const NAME: &str = "demo";
+pub const NAME: &str = crate::cluster::DEFAULT_NAME;
 /// Where a simulated node keeps the state of its GPUs.
 const SIM_STATE: &str = "/run/weft-sim/machine";
 

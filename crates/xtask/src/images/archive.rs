@@ -1,7 +1,8 @@
-//! OCI image archives: layers as tar files of sorted entries with fixed times, so that the same content always has the same digest.
+//! OCI image archives: layers as tar files of sorted entries with fixed times, so that the same content always has the
+//! same digest.
 //!
-//! The format: <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>. Layers are not compressed: these archives go from disk to
-//! the node beside it, and unpacking is most of the time until a pod starts.
+//! The format: <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>. Layers are not compressed:
+//! these archives go from disk to the node beside it, and unpacking is most of the time until a pod starts.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,9 @@ use super::write_whole;
 /// What lies at a path of a layer.
 #[derive(Debug, Clone)]
 pub enum Entry {
-    Folder { mode: u32 },
+    Folder {
+        mode: u32,
+    },
     /// A file of this machine; it is executable in the image if it is here.
     File(PathBuf),
     Text(String),
@@ -82,7 +85,14 @@ impl Layer {
                 Entry::Link(target) => format!("link {target}"),
                 Entry::File(source) => {
                     let meta = fs::metadata(source).with_context(|| format!("looking at {}", source.display()))?;
-                    format!("file {} {} {}.{} {:o}", source.display(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.mode())
+                    format!(
+                        "file {} {} {}.{} {:o}",
+                        source.display(),
+                        meta.len(),
+                        meta.mtime(),
+                        meta.mtime_nsec(),
+                        meta.mode()
+                    )
                 }
             };
             hash.update(format!("{path}\0{detail}\0"));
@@ -155,7 +165,8 @@ pub fn write(archive: &Path, name: &str, layers: &[Layer], config: &Config) -> R
     if archive.exists() && fs::read_to_string(&note).is_ok_and(|noted| noted == inputs) {
         return Ok(false);
     }
-    let packed = layers.iter().zip(&prints).map(|(layer, print)| pack(layer, &cache.join(print))).collect::<Result<Vec<_>>>()?;
+    let packed =
+        layers.iter().zip(&prints).map(|(layer, print)| pack(layer, &cache.join(print))).collect::<Result<Vec<_>>>()?;
 
     let image = json!({
         "architecture": "amd64", "os": "linux",
@@ -306,7 +317,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let archive = folder.path().join("x.tar");
         let layer = layer(folder.path());
-        let build = |layer: &Layer| write(&archive, "weft.test/x:dev", std::slice::from_ref(layer), &Config::default()).unwrap();
+        let build = |layer: &Layer| {
+            write(&archive, "weft.test/x:dev", std::slice::from_ref(layer), &Config::default()).unwrap()
+        };
         assert!(build(&layer));
         assert!(!build(&layer));
         fs::write(folder.path().join("program"), "another binary").unwrap();

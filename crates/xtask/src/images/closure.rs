@@ -10,13 +10,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// Where an image has its libraries: one of the loader's default folders, so that no cache of it (`ldconfig`) is needed.
+/// Where an image has its libraries: one of the loader's default folders, so that no cache of it (`ldconfig`) is
+/// needed.
 pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// Where the kernel finds the loader, through the link `/lib64`.
 const LOADER_FOLDER: &str = "usr/lib64";
 
-/// What glibc was split into before 2.34, and the unwinder. A driver's library may still ask for them by name, and it comes into the container
-/// from the node, after the image was built.
+/// What glibc was split into before 2.34, and the unwinder. A driver's library may still ask for them by name, and it
+/// comes into the container from the node, after the image was built.
 const ASKED_FOR_LATER: [&str; 5] = ["libdl.so.2", "libpthread.so.0", "librt.so.1", "libm.so.6", "libgcc_s.so.1"];
 
 /// The libraries of programs (or libraries), by path in the image. A static program has none.
@@ -34,7 +35,8 @@ pub fn libraries(programs: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>> {
 pub fn libraries_for_loading(program: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut found = libraries(&[program.to_owned()])?;
     let libc = format!("{LIBRARIES}/libc.so.6");
-    let beside = found.get(&libc).and_then(|libc| libc.parent()).context("the program is not linked with glibc")?.to_owned();
+    let beside =
+        found.get(&libc).and_then(|libc| libc.parent()).context("the program is not linked with glibc")?.to_owned();
     for name in ASKED_FOR_LATER {
         found.insert(image_path(name), beside.join(name));
     }
@@ -48,7 +50,11 @@ fn image_path(name: &str) -> String {
 
 /// `(name, file)` of each line of `ldd`: `name => /path (0x…)`, or `/path/of/loader (0x…)`.
 fn needed(program: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let asked = Command::new("ldd").arg(program).env("LC_ALL", "C").output().context("starting ldd (Debian: package libc-bin)")?;
+    let asked = Command::new("ldd")
+        .arg(program)
+        .env("LC_ALL", "C")
+        .output()
+        .context("starting ldd (Debian: package libc-bin)")?;
     let said = format!("{}{}", String::from_utf8_lossy(&asked.stdout), String::from_utf8_lossy(&asked.stderr));
     if said.contains("not a dynamic executable") || said.contains("statically linked") {
         return Ok(Vec::new());

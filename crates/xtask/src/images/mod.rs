@@ -42,7 +42,8 @@ pub fn pause() -> Result<PathBuf> {
 /// The archives that are there, whether their inputs have changed or not.
 pub fn built() -> Result<Vec<PathBuf>> {
     let folder = folder();
-    let mut all: Vec<PathBuf> = Image::ALL.iter().map(|image| folder.join(image.file())).filter(|path| path.exists()).collect();
+    let mut all: Vec<PathBuf> =
+        Image::ALL.iter().map(|image| folder.join(image.file())).filter(|path| path.exists()).collect();
     all.sort();
     Ok(all)
 }

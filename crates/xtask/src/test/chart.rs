@@ -58,18 +58,25 @@ fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     let older = older.path().to_string_lossy().into_owned();
     let chart = chart().to_string_lossy().into_owned();
     let examples = tools::workspace_root().join("deploy/examples").to_string_lossy().into_owned();
-    let helm = |verb: &str, chart: &str, more: &[&str]| cluster.helm(&[&[verb, "weft", chart, "--namespace", NAMESPACE], more].concat());
+    let helm = |verb: &str, chart: &str, more: &[&str]| {
+        cluster.helm(&[&[verb, "weft", chart, "--namespace", NAMESPACE], more].concat())
+    };
     let get = |what: &[&str]| cluster.kubectl(&[&["get"], what].concat());
-    let first_column = ["crd", "gpujobs.weft.dev", "-o", "jsonpath={.spec.versions[0].additionalPrinterColumns[0].name}"];
+    let first_column =
+        ["crd", "gpujobs.weft.dev", "-o", "jsonpath={.spec.versions[0].additionalPrinterColumns[0].name}"];
 
     helm("install", &older, &["--create-namespace"]).context("first install")?;
     ensure!(get(&first_column)? != "Phase", "the older chart is not older: its CRD has the column Phase");
-    ensure!(get(&["gputopology", "default", "-o", "jsonpath={.spec.levels[*].name}"])? == "zone rack", "the default levels are not there");
+    ensure!(
+        get(&["gputopology", "default", "-o", "jsonpath={.spec.levels[*].name}"])? == "zone rack",
+        "the default levels are not there"
+    );
     println!("    installed; applying every example, as a dry run");
     cluster.kubectl(&["apply", "--dry-run=server", "-f", &examples])?;
     cluster.kubectl(&["apply", "-f", &format!("{examples}/{JOB}")])?;
 
-    let levels = ["--set", "topology.levels[0].name=building", "--set", "topology.levels[0].nodeLabel=example.com/building"];
+    let levels =
+        ["--set", "topology.levels[0].name=building", "--set", "topology.levels[0].nodeLabel=example.com/building"];
     helm("upgrade", &chart, &levels).context("upgrade")?;
     let column = get(&first_column)?;
     ensure!(column == "Phase", "helm upgrade did not upgrade the CRD: its first column is {column:?}");
@@ -79,9 +86,23 @@ fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
     println!("    upgraded: the CRD has its new column, the job is still there");
 
     cluster.helm(&["uninstall", "weft", "--namespace", NAMESPACE])?;
-    let left = get(&["daemonsets,deployments,serviceaccounts", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=weft", "-o", "name"])?;
+    let left = get(&[
+        "daemonsets,deployments,serviceaccounts",
+        "-n",
+        NAMESPACE,
+        "-l",
+        "app.kubernetes.io/name=weft",
+        "-o",
+        "name",
+    ])?;
     ensure!(left.is_empty(), "helm uninstall left {left}");
-    let rules = get(&["clusterroles,clusterrolebindings,validatingadmissionpolicies", "-l", "app.kubernetes.io/name=weft", "-o", "name"])?;
+    let rules = get(&[
+        "clusterroles,clusterrolebindings,validatingadmissionpolicies",
+        "-l",
+        "app.kubernetes.io/name=weft",
+        "-o",
+        "name",
+    ])?;
     ensure!(rules.is_empty(), "helm uninstall left {rules}");
     get(&["gpujob", "gang"]).context("the job did not survive the uninstall")?;
     get(&["gputopology", "default"]).context("the levels did not survive the uninstall")?;
@@ -97,9 +118,20 @@ fn own_node_only(cluster: &Cluster) -> Result<()> {
     let agent = format!("system:serviceaccount:{NAMESPACE}:weft-agent");
     let write = |node: &str| {
         let file = tempfile::NamedTempFile::new()?;
-        fs::write(file.path(), format!("apiVersion: weft.dev/v1alpha1\nkind: GpuNode\nmetadata: {{name: {node}}}\nspec: {{}}\n"))?;
+        fs::write(
+            file.path(),
+            format!("apiVersion: weft.dev/v1alpha1\nkind: GpuNode\nmetadata: {{name: {node}}}\nspec: {{}}\n"),
+        )?;
         let mut kubectl = cluster.kubectl_command()?;
-        kubectl.args(["apply", "--server-side", "--as", &agent, "--as-user-extra", "authentication.kubernetes.io/node-name=node-1", "-f"]);
+        kubectl.args([
+            "apply",
+            "--server-side",
+            "--as",
+            &agent,
+            "--as-user-extra",
+            "authentication.kubernetes.io/node-name=node-1",
+            "-f",
+        ]);
         process::output(kubectl.arg(file.path()))
     };
     write("node-1").context("the agent of node-1 must be able to write GpuNode node-1")?;

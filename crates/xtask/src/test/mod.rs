@@ -73,7 +73,11 @@ fn summarise(results: &[(Tier, Outcome, Duration)]) -> Result<()> {
     if failed > 0 {
         let names: Vec<_> =
             results.iter().filter(|(_, o, _)| matches!(o, Outcome::Failed(_))).map(|(t, ..)| t.name()).collect();
-        bail!("{failed} tier(s) failed: {}; run one again with `cargo xtask test --tier {}`", names.join(", "), names[0]);
+        bail!(
+            "{failed} tier(s) failed: {}; run one again with `cargo xtask test --tier {}`",
+            names.join(", "),
+            names[0]
+        );
     }
     Ok(())
 }
@@ -86,7 +90,8 @@ mod tests {
     fn one_failed_tier_fails_the_run_and_is_named() {
         let ok = |t| (t, Outcome::Passed, Duration::ZERO);
         assert!(summarise(&[ok(Tier::Format)]).is_ok());
-        let e = summarise(&[ok(Tier::Format), (Tier::Lint, Outcome::Failed(anyhow::anyhow!("x")), Duration::ZERO)]).unwrap_err();
+        let e = summarise(&[ok(Tier::Format), (Tier::Lint, Outcome::Failed(anyhow::anyhow!("x")), Duration::ZERO)])
+            .unwrap_err();
         assert!(e.to_string().contains("--tier lint"), "{e}");
     }
 }

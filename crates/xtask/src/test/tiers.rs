@@ -58,9 +58,10 @@ impl Tier {
     pub fn run(self) -> Result<()> {
         match self {
             Self::Format => process::run("format", tools::cargo().args(["fmt", "--all", "--check"])),
-            Self::Lint => {
-                process::run("clippy", tools::cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
-            }
+            Self::Lint => process::run(
+                "clippy",
+                tools::cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+            ),
             Self::Unit => unit(),
             Self::Generated => crate::crds::run(&crate::crds::Args { check: true }),
             Self::Deny => deny(),
@@ -81,7 +82,16 @@ fn unit() -> Result<()> {
 fn deny() -> Result<()> {
     let deny = tools::cargo_deny()?;
     // The advisory database is a git repository elsewhere; `cargo deny check advisories` is for a machine that reaches it.
-    process::run("cargo deny", Command::new(deny).current_dir(tools::workspace_root()).args(["--offline", "check", "bans", "licenses", "sources"]))
+    process::run(
+        "cargo deny",
+        Command::new(deny).current_dir(tools::workspace_root()).args([
+            "--offline",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ]),
+    )
 }
 
 fn chart() -> Result<()> {
