@@ -1,8 +1,10 @@
-//! Control groups: one branch per cluster, `<prefix>/control-plane` and `<prefix>/<node>`, in every hierarchy of the machine. They limit
-//! nothing. They say which process belongs to which cluster, so that `down` finds all of them even if every pid file is lost.
+//! Control groups: one branch per cluster, `<prefix>/control-plane` and `<prefix>/<node>`, in every hierarchy of the
+//! machine. They limit nothing. They say which process belongs to which cluster, so that `down` finds all of them even
+//! if every pid file is lost.
 //!
-//! Both layouts are known: the old one (a hierarchy per controller, maybe with an empty unified one) and the unified one, where a group
-//! with processes in it cannot hand controllers on to kubelet's groups, so a node's own processes live in its child `system`.
+//! Both layouts are known: the old one (a hierarchy per controller, maybe with an empty unified one) and the unified
+//! one, where a group with processes in it cannot hand controllers on to kubelet's groups, so a node's own processes
+//! live in its child `system`.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +29,8 @@ pub(crate) fn unified() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
 }
 
-/// The roots of the hierarchies: one folder if unified, else one per controller (links such as `cpu -> cpu,cpuacct` left out).
+/// The roots of the hierarchies: one folder if unified, else one per controller (links such as `cpu -> cpu,cpuacct`
+/// left out).
 pub(crate) fn hierarchies() -> Result<Vec<PathBuf>> {
     if unified() {
         return Ok(vec![PathBuf::from(ROOT)]);
@@ -41,7 +44,9 @@ pub(crate) fn hierarchies() -> Result<Vec<PathBuf>> {
         }
     }
     if found.is_empty() {
-        return Err(Error::Prerequisite(format!("no control groups are mounted at {ROOT}: kubelet and runc need them")));
+        return Err(Error::Prerequisite(format!(
+            "no control groups are mounted at {ROOT}: kubelet and runc need them"
+        )));
     }
     found.sort();
     Ok(found)
@@ -78,7 +83,8 @@ pub(crate) fn of_daemons(node: &Path) -> PathBuf {
     if unified() { node.join(SYSTEM) } else { node.to_owned() }
 }
 
-/// On a unified machine: hands every controller from the root down to `group`, whose processes must be in a child of it by now.
+/// On a unified machine: hands every controller from the root down to `group`, whose processes must be in a child of it
+/// by now.
 pub(crate) fn delegate(group: &Path) -> Result<()> {
     if !unified() {
         return Ok(());

@@ -90,8 +90,8 @@ pub struct Status {
 }
 
 impl Cluster {
-    /// Makes a cluster and returns when every node is ready for pods. What an interrupted `up` of the same name left is removed first; after
-    /// a failure nothing runs, and only the logs are kept.
+    /// Makes a cluster and returns when every node is ready for pods. What an interrupted `up` of the same name left is
+    /// removed first; after a failure nothing runs, and only the logs are kept.
     pub fn up(options: Options, progress: &dyn Progress) -> Result<Self> {
         preflight::check(progress)?;
         let place = Place::of(&options.name)?;
@@ -129,7 +129,9 @@ impl Cluster {
     pub fn open(name: &str) -> Result<Self> {
         let place = Place::of(name)?;
         let Some(record) = place.load()? else {
-            return Err(Error::State(format!("there is no cluster `{name}`: make it with `cargo xtask cluster up --name {name}`")));
+            return Err(Error::State(format!(
+                "there is no cluster `{name}`: make it with `cargo xtask cluster up --name {name}`"
+            )));
         };
         Self::assemble(place, record, None)
     }
@@ -140,7 +142,13 @@ impl Cluster {
             // The link and not the file: it holds while cargo replaces the program.
             None => PathBuf::from("/proc/self/exe"),
         };
-        Ok(Self { network: Network::new(&place.prefix), pki: Pki::new(place.folder.join("pki")), place, record, helper })
+        Ok(Self {
+            network: Network::new(&place.prefix),
+            pki: Pki::new(place.folder.join("pki")),
+            place,
+            record,
+            helper,
+        })
     }
 
     fn make(&mut self, images: &[PathBuf], simulator: Option<PathBuf>, progress: &dyn Progress) -> Result<()> {
@@ -162,10 +170,8 @@ impl Cluster {
         self.setting(|setting| setting.write_common())?;
         let cluster = &*self;
         thread::scope(|scope| {
-            let nodes: Vec<_> = cluster
-                .indices()
-                .map(|index| scope.spawn(move || cluster.bring_up(index, images, progress)))
-                .collect();
+            let nodes: Vec<_> =
+                cluster.indices().map(|index| scope.spawn(move || cluster.bring_up(index, images, progress))).collect();
             cluster.wait_for("the API server to answer", Some(Component::ApiServer), PATIENCE, progress, || {
                 Ok(cluster.kubectl(&["get", "--raw", "/readyz"]).ok().map(drop))
             })?;
@@ -191,7 +197,13 @@ impl Cluster {
     }
 
     /// Adds a node to the running cluster and waits until it is ready. Returns its index.
-    pub fn add_node(&mut self, node: NodeSpec, images: &[PathBuf], simulator: Option<PathBuf>, progress: &dyn Progress) -> Result<usize> {
+    pub fn add_node(
+        &mut self,
+        node: NodeSpec,
+        images: &[PathBuf],
+        simulator: Option<PathBuf>,
+        progress: &dyn Progress,
+    ) -> Result<usize> {
         let _lock = self.place.lock()?;
         let mut nodes = self.record.nodes.clone();
         nodes.push(node);
@@ -221,8 +233,9 @@ impl Cluster {
                 }
             }
             let json = self.kubectl(&["get", "nodes", "-o", "json"])?;
-            let nodes: serde_json::Value =
-                serde_json::from_str(&json).map_err(std::io::Error::from).doing(|| "reading the list of nodes".to_owned())?;
+            let nodes: serde_json::Value = serde_json::from_str(&json)
+                .map_err(std::io::Error::from)
+                .doing(|| "reading the list of nodes".to_owned())?;
             let ready = nodes["items"].as_array().into_iter().flatten().filter(|node| is_ready(node)).count();
             Ok((ready >= self.record.nodes.len()).then_some(()))
         })
@@ -251,7 +264,9 @@ impl Cluster {
                 let text = format!("gave up after {} s waiting for {what}", patience.as_secs());
                 return Err(match component {
                     Some(component) => self.component_error(component, &text),
-                    None => Error::State(format!("{text}: see the logs in {}", self.place.folder.join("log").display())),
+                    None => {
+                        Error::State(format!("{text}: see the logs in {}", self.place.folder.join("log").display()))
+                    }
                 });
             }
             progress.working(&label, &format!("{} s", begin.elapsed().as_secs()));
@@ -304,7 +319,11 @@ impl Cluster {
     pub(crate) fn node(&self, index: usize) -> Result<&NodeSpec> {
         let node = index.checked_sub(1).and_then(|index| self.record.nodes.get(index));
         node.ok_or_else(|| {
-            Error::State(format!("cluster `{}` has no node {index}: its nodes are 1 to {}", self.place.name, self.record.nodes.len()))
+            Error::State(format!(
+                "cluster `{}` has no node {index}: its nodes are 1 to {}",
+                self.place.name,
+                self.record.nodes.len()
+            ))
         })
     }
 
@@ -350,7 +369,8 @@ impl Cluster {
     }
 }
 
-/// Removes a cluster, whatever state it is in: running, half made, half removed, or killed piece by piece. Returns whether there was anything.
+/// Removes a cluster, whatever state it is in: running, half made, half removed, or killed piece by piece. Returns
+/// whether there was anything.
 pub fn down(name: &str, _progress: &dyn Progress) -> Result<bool> {
     let place = Place::of(name)?;
     let there = exists(&place) || place.folder.exists();
@@ -358,14 +378,18 @@ pub fn down(name: &str, _progress: &dyn Progress) -> Result<bool> {
         return Ok(false);
     }
     if !preflight::is_root() {
-        return Err(Error::Prerequisite(format!("removing cluster `{name}` needs root, as making it did: run the command with `sudo -E`")));
+        return Err(Error::Prerequisite(format!(
+            "removing cluster `{name}` needs root, as making it did: run the command with `sudo -E`"
+        )));
     }
-    let _lock = place.lock()?;
+    let lock = place.lock()?;
     remove(&place, None)?;
+    place.unlock_for_good(lock)?;
     Ok(true)
 }
 
-/// Ends every process of a cluster and removes its groups, namespaces and files, except for one folder that may be kept.
+/// Ends every process of a cluster and removes its groups, namespaces and files, except for one folder that may be
+/// kept.
 fn remove(place: &Place, keep: Option<&Path>) -> Result<()> {
     // Everything that was ever started is in the groups. A node's pid 1 is too, and takes the node's mounts with it.
     cgroup::remove(&place.prefix)?;
@@ -411,7 +435,10 @@ fn check_nodes(nodes: &[NodeSpec]) -> Result<()> {
     for (position, node) in nodes.iter().enumerate() {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if node.name.is_empty() || node.name.len() > 63 || !node.name.chars().all(allowed) {
-            return Err(Error::State(format!("`{}` cannot name a node: use lower-case letters, digits and hyphens", node.name)));
+            return Err(Error::State(format!(
+                "`{}` cannot name a node: use lower-case letters, digits and hyphens",
+                node.name
+            )));
         }
         if nodes[..position].iter().any(|other| other.name == node.name) {
             return Err(Error::State(format!("two nodes are called `{}`: give each its own name", node.name)));
@@ -425,7 +452,10 @@ fn is_ready(node: &serde_json::Value) -> bool {
     let tainted = list(&node["spec"]["taints"])
         .iter()
         .any(|taint| taint["key"].as_str().is_some_and(|key| key.starts_with("node.kubernetes.io/")));
-    !tainted && list(&node["status"]["conditions"]).iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    !tainted
+        && list(&node["status"]["conditions"])
+            .iter()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 fn default_simulator() -> Result<PathBuf> {

@@ -50,7 +50,8 @@ impl Cluster {
         let mut command = Command::new(self.tools().program("helm")?);
         let folder = self.place().folder.join("helm");
         command.env("KUBECONFIG", self.kubeconfig());
-        for (name, below) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")] {
+        for (name, below) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
+        {
             command.env(name, folder.join(below));
         }
         Ok(command)
@@ -61,7 +62,8 @@ impl Cluster {
         output(self.helm_command()?.args(arguments))
     }
 
-    /// A command in a node (all its namespaces), with the caller's standard streams. It ends with the process that is started here.
+    /// A command in a node (all its namespaces), with the caller's standard streams. It ends with the process that is
+    /// started here.
     pub fn node_command(&self, index: usize, program: impl AsRef<OsStr>) -> Result<Command> {
         let task = Task::Run(self.inside_node(index)?);
         let mut command = helper::command(self.helper(), &task)?;
@@ -81,8 +83,8 @@ impl Cluster {
         })
     }
 
-    /// A command on this machine but in the control plane's network, from which pods and nodes can be reached. It ends with the process that is
-    /// started here.
+    /// A command on this machine but in the control plane's network, from which pods and nodes can be reached. It ends
+    /// with the process that is started here.
     pub fn control_plane_command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let task = Task::Run(self.beside_control_plane());
         let mut command = helper::command(self.helper(), &task)?;
@@ -113,8 +115,8 @@ impl Cluster {
         self.process(component).ok_or_else(absent)
     }
 
-    /// Starts a component that does not run. It may take a moment until it answers. A kubelet is started once its containerd answers: without it,
-    /// it would end at once.
+    /// Starts a component that does not run. It may take a moment until it answers. A kubelet is started once its
+    /// containerd answers: without it, it would end at once.
     pub fn start(&self, component: Component) -> Result<()> {
         if self.process(component).is_some() {
             return Err(Error::State(format!("{component} of cluster `{}` runs already", self.name())));
@@ -163,7 +165,8 @@ impl Cluster {
         };
         let (program, arguments) = self.setting(|setting| setting.command_line(component, &node))?;
         let mut command = helper::command(self.helper(), &Task::Daemon(place))?;
-        // kubelet and containerd find their helpers (runc, mount, nft) by `PATH`, and must not see the developer's environment.
+        // kubelet and containerd find their helpers (runc, mount, nft) by `PATH`, and must not see the developer's
+        // environment.
         command.arg(program).args(arguments).env_clear().env("PATH", self.node_path()).env("HOME", "/root");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.open_log(component)?);
         let done = command.output().doing(|| format!("starting {component}"))?;

@@ -13,7 +13,8 @@ use crate::{
     tools::Tools,
 };
 
-/// A long-running program of a cluster, for [`crate::Cluster::kill`] and [`crate::Cluster::start`]. Nodes are counted from 1.
+/// A long-running program of a cluster, for [`crate::Cluster::kill`] and [`crate::Cluster::start`]. Nodes are counted
+/// from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
     /// The API server's store.
@@ -38,8 +39,15 @@ pub enum Component {
 
 impl Component {
     /// Those of the control plane, in the order in which they start.
-    pub const CONTROL_PLANE: [Self; 7] =
-        [Self::Etcd, Self::ApiServer, Self::Forwarder, Self::ControllerManager, Self::Scheduler, Self::CoreDns, Self::Kwok];
+    pub const CONTROL_PLANE: [Self; 7] = [
+        Self::Etcd,
+        Self::ApiServer,
+        Self::Forwarder,
+        Self::ControllerManager,
+        Self::Scheduler,
+        Self::CoreDns,
+        Self::Kwok,
+    ];
 
     /// The node on which it runs, if on one.
     pub fn node(self) -> Option<usize> {
@@ -73,7 +81,8 @@ impl FromStr for Component {
         if let Some(component) = Self::CONTROL_PLANE.into_iter().find(|component| component.to_string() == text) {
             return Ok(component);
         }
-        let on_node = text.rsplit_once('-').and_then(|(name, node)| Some((name, node.parse().ok().filter(|node| *node > 0)?)));
+        let on_node =
+            text.rsplit_once('-').and_then(|(name, node)| Some((name, node.parse().ok().filter(|node| *node > 0)?)));
         match on_node {
             Some(("containerd", node)) => Ok(Self::Containerd(node)),
             Some(("kubelet", node)) => Ok(Self::Kubelet(node)),
@@ -341,7 +350,10 @@ pub(crate) fn dns_manifests() -> String {
 pub(crate) fn node_files(index: usize, name: &str) -> Vec<(&'static str, String)> {
     vec![
         ("/etc/hostname", format!("{name}\n")),
-        ("/etc/hosts", format!("127.0.0.1 localhost\n{} {name}\n{API_SERVICE} kubernetes.default.svc\n", node_address(index))),
+        (
+            "/etc/hosts",
+            format!("127.0.0.1 localhost\n{} {name}\n{API_SERVICE} kubernetes.default.svc\n", node_address(index)),
+        ),
         ("/etc/resolv.conf", format!("nameserver {DNS_SERVICE}\n")),
         ("/etc/machine-id", format!("{:032x}\n", 0x77_65_66_74_00_00_u64 + index as u64)),
         ("/etc/cni/net.d/10-weft.conflist", cni_config(index)),
@@ -354,7 +366,8 @@ mod tests {
 
     #[test]
     fn a_component_is_found_by_the_name_it_shows() {
-        for component in Component::CONTROL_PLANE.into_iter().chain([Component::Kubelet(2), Component::Containerd(11)]) {
+        for component in Component::CONTROL_PLANE.into_iter().chain([Component::Kubelet(2), Component::Containerd(11)])
+        {
             assert_eq!(component.to_string().parse::<Component>().unwrap(), component);
         }
         for wrong in ["kubelet", "kubelet-0", "kubelet-x", "forwarder-1", ""] {

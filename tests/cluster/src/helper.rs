@@ -1,7 +1,8 @@
 //! The part of a cluster that runs in other namespaces.
 //!
-//! Entering a mount or pid namespace is for single-threaded programs, and the callers of this crate are not. So a program that makes clusters
-//! starts *itself* again with [`ARGUMENT`] first, and [`dispatch`], the first line of its `main`, turns that copy into one of these:
+//! Entering a mount or pid namespace is for single-threaded programs, and the callers of this crate are not. So a
+//! program that makes clusters starts *itself* again with [`ARGUMENT`] first, and [`dispatch`], the first line of its
+//! `main`, turns that copy into one of these:
 //!
 //! | mode | becomes |
 //! |---|---|
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cgroup,
-    error::{Doing, Error, Result},
+    error::{Doing, Error, Result, read},
     node_root::{self, NodeRoot},
 };
 
@@ -43,9 +44,9 @@ pub const ARGUMENT: &str = "__weft-cluster-helper";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Task {
     /// See the module's table.
-    Boot { network: PathBuf, cgroup: PathBuf, root: NodeRoot },
-    /// See the module's table.
-    Init(NodeRoot),
+    Boot { network: PathBuf, cgroup: PathBuf, root: PathBuf },
+    /// See the module's table. The file holds a [`NodeRoot`].
+    Init { root: PathBuf },
     /// See the module's table. The command follows as further arguments.
     Run(Place),
     /// See the module's table. Standard error is the daemon's log.
@@ -81,7 +82,8 @@ pub(crate) fn command(helper: &Path, task: &Task) -> Result<Command> {
     Ok(command)
 }
 
-/// Turns the process into a helper if it was started as one, and then does not return. Call it first in `main`, before any thread is started.
+/// Turns the process into a helper if it was started as one, and then does not return. Call it first in `main`, before
+/// any thread is started.
 pub fn dispatch() {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_none_or(|first| first != ARGUMENT) {
@@ -94,11 +96,13 @@ pub fn dispatch() {
         .doing(|| format!("reading the task {}", task.display()))
         .and_then(|task| match task {
             Task::Boot { network, cgroup, root } => boot(&network, &cgroup, root),
-            Task::Init(root) => init(&root),
+            Task::Init { root } => init(&root),
             Task::Run(place) => enter(&place, &words, false),
             Task::Daemon(place) => enter(&place, &words, true),
             Task::Detach { background } => detach(&words, background),
-            Task::Forward { port, cgroup, network, to } => cgroup::join(&cgroup).and_then(|()| forward(port, &network, to)),
+            Task::Forward { port, cgroup, network, to } => {
+                cgroup::join(&cgroup).and_then(|()| forward(port, &network, to))
+            }
         });
     match done {
         Ok(code) => std::process::exit(code),
@@ -114,28 +118,35 @@ fn myself(task: &Task) -> Result<Command> {
     command(Path::new("/proc/self/exe"), task)
 }
 
-fn boot(network: &Path, group: &Path, root: NodeRoot) -> Result<i32> {
+fn boot(network: &Path, group: &Path, root: PathBuf) -> Result<i32> {
     cgroup::join(group)?;
     enter_network(network)?;
-    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWPID | UnshareFlags::NEWCGROUP;
+    let flags = UnshareFlags::NEWNS
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWCGROUP;
     // SAFETY: only `UnshareFlags::FILES` is dangerous, and it is not among these.
     unsafe { rustix::thread::unshare_unsafe(flags) }.doing(|| "making a node's namespaces".to_owned())?;
     // The group was joined first so that it is the root of the node's view; its processes may have to live below it.
     cgroup::join(&cgroup::of_daemons(group))?;
     cgroup::delegate(group)?;
-    let child = myself(&Task::Init(root))?.spawn().doing(|| "starting a node's pid 1".to_owned())?;
+    let child = myself(&Task::Init { root })?.spawn().doing(|| "starting a node's pid 1".to_owned())?;
     say(child.id())?;
     Ok(0)
 }
 
-fn init(root: &NodeRoot) -> Result<i32> {
+fn init(root: &Path) -> Result<i32> {
+    let root: NodeRoot =
+        serde_json::from_str(&read(root)?).map_err(io::Error::from).doing(|| format!("reading {}", root.display()))?;
     rustix::process::setsid().doing(|| "starting a session".to_owned())?;
-    node_root::build(root)?;
+    node_root::build(&root)?;
     say("ready")?;
     let null = File::options().read(true).write(true).open("/dev/null").doing(|| "opening /dev/null".to_owned())?;
     rustix::stdio::dup2_stdin(&null).doing(|| "leaving standard input".to_owned())?;
     rustix::stdio::dup2_stdout(&null).doing(|| "leaving standard output".to_owned())?;
-    // SAFETY: `SIG_IGN` is no handler, so no code of ours runs in a signal's context. The kernel then reaps orphans by itself.
+    // SAFETY: `SIG_IGN` is no handler, so no code of ours runs in a signal's context. The kernel then reaps orphans by
+    // itself.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     loop {
         // SAFETY: `pause` takes nothing and only waits for a signal.
@@ -150,7 +161,8 @@ fn enter(place: &Place, words: &[std::ffi::OsString], background: bool) -> Resul
         Inside::Network(path) => enter_network(path)?,
         Inside::Node { init } => {
             let pid = Pid::from_raw(*init).ok_or_else(|| Error::State(format!("{init} is no pid")))?;
-            let node = rustix::process::pidfd_open(pid, PidfdFlags::empty()).doing(|| format!("finding the node's pid 1 ({init})"))?;
+            let node = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+                .doing(|| format!("finding the node's pid 1 ({init})"))?;
             let all = ThreadNameSpaceType::MOUNT
                 | ThreadNameSpaceType::CONTROL_GROUP
                 | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -160,20 +172,24 @@ fn enter(place: &Place, words: &[std::ffi::OsString], background: bool) -> Resul
             rustix::thread::move_into_thread_name_spaces(node.as_fd(), all).doing(|| "entering the node".to_owned())?;
         }
     }
-    // A pid namespace is entered by the next child only. For a daemon that child makes another one and ends, so that the daemon belongs to
-    // the node's pid 1 and not to a process outside.
-    let mut child = myself(&Task::Detach { background })?.args(words).spawn().doing(|| "entering the namespaces".to_owned())?;
+    // A pid namespace is entered by the next child only. For a daemon that child makes another one and ends, so that
+    // the daemon belongs to the node's pid 1 and not to a process outside.
+    let mut child =
+        myself(&Task::Detach { background })?.args(words).spawn().doing(|| "entering the namespaces".to_owned())?;
     let status = child.wait().doing(|| "waiting for the command".to_owned())?;
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
 }
 
 fn detach(words: &[std::ffi::OsString], background: bool) -> Result<i32> {
-    let Some((program, arguments)) = words.split_first() else { return Err(Error::State("there is no command to run".to_owned())) };
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(Error::State("there is no command to run".to_owned()));
+    };
     let mut command = Command::new(program);
     command.args(arguments);
     if !background {
         // A command must not outlive the one who asked for it.
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).doing(|| "tying the command to its caller".to_owned())?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .doing(|| "tying the command to its caller".to_owned())?;
         let error = command.exec();
         eprintln!("{}: {error}", program.display());
         return Ok(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 });
@@ -188,7 +204,8 @@ fn detach(words: &[std::ffi::OsString], background: bool) -> Result<i32> {
 }
 
 fn enter_network(path: &Path) -> Result<()> {
-    let namespace = OwnedFd::from(File::open(path).doing(|| format!("opening the network namespace {}", path.display()))?);
+    let namespace =
+        OwnedFd::from(File::open(path).doing(|| format!("opening the network namespace {}", path.display()))?);
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
         .doing(|| format!("entering the network namespace {}", path.display()))
 }
@@ -214,7 +231,8 @@ fn forward(port: u16, network: &Path, to: SocketAddr) -> Result<i32> {
             }
         };
         std::thread::spawn(move || {
-            // While the API server is being restarted there is nobody to connect to: the client sees its connection close, and tries again.
+            // While the API server is being restarted there is nobody to connect to: the client sees its connection
+            // close, and tries again.
             let both = || {
                 let server = TcpStream::connect(to)?;
                 client.set_nodelay(true)?;

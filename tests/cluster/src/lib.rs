@@ -1,5 +1,5 @@
-//! A real Kubernetes cluster on one machine, for tests and the demo: etcd, API server, controller manager, scheduler, CoreDNS, and nodes with
-//! kubelet, containerd and runc, each node in namespaces of its own.
+//! A real Kubernetes cluster on one machine, for tests and the demo: etcd, API server, controller manager, scheduler,
+//! CoreDNS, and nodes with kubelet, containerd and runc, each node in namespaces of its own.
 //!
 //! ```text
 //!  127.0.0.1:port ─▶ forwarder ─▶ control plane (network namespace)      node-1 (all namespaces)
@@ -8,8 +8,9 @@
 //!                                              └─────────────── bridge ──────────────┘
 //! ```
 //!
-//! [`Cluster::up`] makes one, [`Cluster::open`] finds it again, [`down`] removes it together with everything that ever belonged to it. The
-//! programs are built from pinned Go modules ([`tools`]). All state lies in `target/cluster/<name>`. Needs root.
+//! [`Cluster::up`] makes one, [`Cluster::open`] finds it again, [`down`] removes it together with everything that ever
+//! belonged to it. The programs are built from pinned Go modules ([`tools`]). All state lies in
+//! `target/cluster/<name>`. Needs root.
 //!
 //! A program that uses this crate calls [`helper::dispatch`] first in its `main`.
 

@@ -6,8 +6,9 @@
 //!  lo 10.96.0.1, 10.96.0.10        cni0 10.91.1.1/24 (pods)         cni0 10.91.2.1/24
 //! ```
 //!
-//! There is no default route and no cable to the machine, so nothing leaves a cluster, and every cluster can use the same addresses. The two
-//! service addresses that pods need (API server, DNS) lie on `lo` of the control plane, so no kube-proxy is needed.
+//! There is no default route and no cable to the machine, so nothing leaves a cluster, and every cluster can use the
+//! same addresses. The two service addresses that pods need (API server, DNS) lie on `lo` of the control plane, so no
+//! kube-proxy is needed.
 
 use std::{fs, net::Ipv4Addr, path::PathBuf, process::Command};
 
@@ -135,7 +136,9 @@ fn add(name: &str) -> Result<()> {
 /// Several `ip` commands in a namespace, in one process.
 fn batch(namespace: &str, lines: &str) -> Result<()> {
     match output_with_input(Command::new("ip").args(["-n", namespace, "-batch", "-"]), lines.as_bytes()) {
-        Err(Error::Command { output, .. }) if output.contains("Unknown device type") || output.contains("not supported") => {
+        Err(Error::Command { output, .. })
+            if output.contains("Unknown device type") || output.contains("not supported") =>
+        {
             Err(Error::Prerequisite(format!(
                 "the kernel cannot make the cluster's network ({}): load its modules with `modprobe veth bridge`",
                 output.lines().next().unwrap_or_default()

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cluster::Cluster,
     component::{Component, NodeSetting, node_files},
-    error::{Doing, Error, Result, make_folder, tail},
+    error::{Doing, Error, Result, make_folder, tail, write},
     helper::{self, Task},
     network::namespace_path,
     node_root::NodeRoot,
@@ -64,7 +64,8 @@ impl NodeSpec {
 }
 
 impl Cluster {
-    /// Plugs a node in and starts it up to the point where its containerd has its images: kubelet comes last, once the API server answers.
+    /// Plugs a node in and starts it up to the point where its containerd has its images: kubelet comes last, once the
+    /// API server answers.
     pub(crate) fn bring_up(&self, index: usize, images: &[PathBuf], progress: &dyn Progress) -> Result<()> {
         let node = self.node(index)?;
         self.pki().make_node(index, &node.name)?;
@@ -73,7 +74,8 @@ impl Cluster {
         self.start(Component::Containerd(index))?;
         self.wait_for_containerd(index, progress)?;
         for image in images {
-            progress.working(&format!("{}: images", node.name), &image.file_name().unwrap_or_default().to_string_lossy());
+            progress
+                .working(&format!("{}: images", node.name), &image.file_name().unwrap_or_default().to_string_lossy());
             self.load_image(index, image)?;
         }
         progress.finished(&format!("{}: images", node.name));
@@ -94,16 +96,28 @@ impl Cluster {
         if node.profile.is_some() {
             mounted.insert(PathBuf::from(SIM_ROOT), self.simulator_folder().join("root"));
         }
-        let mut shared: Vec<PathBuf> = vec![place.folder.join("conf"), place.folder.join("pki"), self.simulator_folder()];
+        let mut shared: Vec<PathBuf> =
+            vec![place.folder.join("conf"), place.folder.join("pki"), self.simulator_folder()];
         shared.extend(self.tool_folders());
         let root = NodeRoot {
             hostname: node.name.clone(),
-            folder,
+            folder: folder.clone(),
             shared: shared.into_iter().filter(|folder| folder.exists()).collect(),
             mounted,
             files: node_files(index, &node.name).into_iter().map(|(path, content)| (path.into(), content)).collect(),
         };
-        let task = Task::Boot { network: namespace_path(&self.network().node(index)), cgroup: self.node_group(index), root };
+        let description = folder.join("root.json");
+        write(
+            &description,
+            serde_json::to_string_pretty(&root)
+                .map_err(std::io::Error::from)
+                .doing(|| "describing a node".to_owned())?,
+        )?;
+        let task = Task::Boot {
+            network: namespace_path(&self.network().node(index)),
+            cgroup: self.node_group(index),
+            root: description,
+        };
         let log = place.log(&label);
         let mut command = helper::command(self.helper(), &task)?;
         let mut child = command
@@ -114,7 +128,9 @@ impl Cluster {
             .doing(|| format!("starting {}", node.name))?;
         // Two lines: the pid of the node's pid 1 from its maker, and `ready` from itself, in either order.
         let (mut init, mut ready) = (None, false);
-        for line in child.stdout.take().map(|out| BufReader::new(out).lines()).into_iter().flatten().map_while(Result::ok) {
+        for line in
+            child.stdout.take().map(|out| BufReader::new(out).lines()).into_iter().flatten().map_while(Result::ok)
+        {
             match line.parse::<i32>() {
                 Ok(pid) => init = Process::of(pid),
                 Err(_) => ready = ready || line == "ready",
@@ -173,7 +189,11 @@ impl Cluster {
     pub fn load_image(&self, index: usize, image: &Path) -> Result<()> {
         let archive = fs::File::open(image).doing(|| format!("opening the image {}", image.display()))?;
         let mut command = self.node_command(index, "ctr")?;
-        command.args(["-n", "k8s.io", "images", "import", "--local", "-"]).stdin(archive).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(["-n", "k8s.io", "images", "import", "--local", "-"])
+            .stdin(archive)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let done = command.output().doing(|| format!("importing {}", image.display()))?;
         if done.status.success() {
             return Ok(());
@@ -203,7 +223,11 @@ impl Cluster {
         fs::copy(simulator, folder.join("bin/weft-sim")).doing(|| format!("copying {}", simulator.display()))?;
         output(Command::new(simulator).args(["layout", "--root"]).arg(folder.join("root")))?;
         if !folder.join("root/usr/lib").exists() {
-            return Err(Error::State(format!("`{} layout --root` laid out nothing in {}", simulator.display(), folder.display())));
+            return Err(Error::State(format!(
+                "`{} layout --root` laid out nothing in {}",
+                simulator.display(),
+                folder.display()
+            )));
         }
         Ok(())
     }

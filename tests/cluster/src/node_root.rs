@@ -1,5 +1,5 @@
-//! What a node sees as its file system: the machine's root read through an overlay, with an own `/dev`, `/run`, `/proc`, `/sys` and, on real
-//! disk, what kubelet and containerd keep.
+//! What a node sees as its file system: the machine's root read through an overlay, with an own `/dev`, `/run`,
+//! `/proc`, `/sys` and, on real disk, what kubelet and containerd keep.
 
 use std::{
     collections::BTreeMap,
@@ -82,8 +82,10 @@ pub(crate) fn build(node: &NodeRoot) -> Result<()> {
     rustix::process::pivot_root(".", ".").doing(|| "changing to the node's root".to_owned())?;
     unmount(".", UnmountFlags::DETACH).doing(|| "leaving the machine's root".to_owned())?;
     std::env::set_current_dir("/").doing(|| "entering the new root".to_owned())?;
-    // kubelet and containerd expect what an ordinary machine has: mounts made in a pod with bidirectional propagation reach the node.
-    mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).doing(|| "sharing the node's mounts with its pods".to_owned())
+    // kubelet and containerd expect what an ordinary machine has: mounts made in a pod with bidirectional propagation
+    // reach the node.
+    mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+        .doing(|| "sharing the node's mounts with its pods".to_owned())
 }
 
 /// An own `/dev`, so that device nodes made for one node's GPUs are seen by that node only.
@@ -102,7 +104,8 @@ fn make_devices(dev: &Path) -> Result<()> {
     for (name, major, minor, mode) in devices {
         let path = dev.join(name);
         let making = || format!("making {}", path.display());
-        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(mode), makedev(major, minor)).doing(making)?;
+        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(mode), makedev(major, minor))
+            .doing(making)?;
         // The umask took its share.
         rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).doing(making)?;
     }

@@ -9,7 +9,8 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 use crate::{
@@ -64,7 +65,13 @@ impl Pki {
         write(&self.path("service-accounts.pub"), accounts.public_key_pem())?;
         self.save_key("service-accounts", &accounts)?;
 
-        let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
+        let names = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "localhost",
+        ];
         let addresses = [Ipv4Addr::LOCALHOST, CONTROL_PLANE, API_SERVICE];
         self.issue(Authority::Cluster, "apiserver", "kube-apiserver", None, &names, &addresses)?;
         self.issue(Authority::Cluster, "apiserver-kubelet", "apiserver-kubelet", Some("system:masters"), &[], &[])?;
@@ -77,7 +84,12 @@ impl Pki {
         ];
         for (file, user, group) in users {
             self.issue(Authority::Cluster, file, user, group, &[], &[])?;
-            self.kubeconfig(&self.path(&format!("{file}.kubeconfig")), file, &format!("https://{CONTROL_PLANE}:443"), false)?;
+            self.kubeconfig(
+                &self.path(&format!("{file}.kubeconfig")),
+                file,
+                &format!("https://{CONTROL_PLANE}:443"),
+                false,
+            )?;
         }
         // For people and programs outside of the cluster's network; complete in itself, so that it can be copied.
         self.kubeconfig(&self.path("host.kubeconfig"), "admin", &format!("https://127.0.0.1:{api_port}"), true)
@@ -87,8 +99,20 @@ impl Pki {
     pub fn make_node(&self, index: usize, node: &str) -> Result<()> {
         let file = Self::node_user(node);
         let addresses = [node_address(index), Ipv4Addr::LOCALHOST];
-        self.issue(Authority::Cluster, &file, &format!("system:node:{node}"), Some("system:nodes"), &[node], &addresses)?;
-        self.kubeconfig(&self.path(&format!("{file}.kubeconfig")), &file, &format!("https://{CONTROL_PLANE}:443"), false)
+        self.issue(
+            Authority::Cluster,
+            &file,
+            &format!("system:node:{node}"),
+            Some("system:nodes"),
+            &[node],
+            &addresses,
+        )?;
+        self.kubeconfig(
+            &self.path(&format!("{file}.kubeconfig")),
+            &file,
+            &format!("https://{CONTROL_PLANE}:443"),
+            false,
+        )
     }
 
     fn issue(

@@ -36,7 +36,8 @@ pub const RUNC_BUILD: [Package; 3] = [
     },
 ];
 /// To build static programs for images.
-pub const STATIC_BUILD: [Package; 1] = [Package { name: "musl-tools", files: &["/usr/bin/musl-gcc", "/usr/local/bin/musl-gcc"] }];
+pub const STATIC_BUILD: [Package; 1] =
+    [Package { name: "musl-tools", files: &["/usr/bin/musl-gcc", "/usr/local/bin/musl-gcc"] }];
 
 /// Whether this process may do everything.
 pub fn is_root() -> bool {
@@ -47,16 +48,25 @@ pub fn is_root() -> bool {
 pub fn check(progress: &dyn Progress) -> Result<()> {
     let lacks = |text: &str| Err(Error::Prerequisite(text.to_owned()));
     if !cfg!(target_os = "linux") {
-        return lacks("a cluster with real nodes needs Linux (namespaces and control groups): use a Linux machine or a virtual one");
+        return lacks(
+            "a cluster with real nodes needs Linux (namespaces and control groups): use a Linux machine or a virtual one",
+        );
     }
     if !is_root() {
-        return lacks("a cluster with real nodes needs root (it makes mounts, network namespaces and control groups): run the command with `sudo -E`, or as root in a privileged container");
+        return lacks(
+            "a cluster with real nodes needs root (it makes mounts, network namespaces and control groups): run the command with `sudo -E`, or as root in a privileged container",
+        );
     }
     let status = read(Path::new("/proc/self/status"))?;
-    let capabilities = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or_default();
+    let capabilities = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or_default();
     for (bit, name) in [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (27, "CAP_MKNOD")] {
         if capabilities >> bit & 1 == 0 {
-            return lacks(&format!("this root lacks {name}, without which there are no nodes: start the container with `--privileged`"));
+            return lacks(&format!(
+                "this root lacks {name}, without which there are no nodes: start the container with `--privileged`"
+            ));
         }
     }
     let release = rustix::system::uname();
@@ -69,7 +79,9 @@ pub fn check(progress: &dyn Progress) -> Result<()> {
         // Built as a module it may just not be loaded yet.
         let loaded = Command::new("modprobe").arg("overlay").status().is_ok_and(|status| status.success());
         if !loaded {
-            return lacks("the kernel has no overlay file system, on which nodes and containers stand: load it with `modprobe overlay`");
+            return lacks(
+                "the kernel has no overlay file system, on which nodes and containers stand: load it with `modprobe overlay`",
+            );
         }
     }
     crate::cgroup::hierarchies()?;
@@ -92,12 +104,18 @@ pub(crate) fn check_go(go: Option<PathBuf>) -> Result<PathBuf> {
          to /usr/local/go), then run the command again"
     );
     let Some(go) = go else {
-        return Err(Error::Prerequisite(format!("there is no Go, from which the Kubernetes components are built: {get}")));
+        return Err(Error::Prerequisite(format!(
+            "there is no Go, from which the Kubernetes components are built: {get}"
+        )));
     };
-    let said = crate::run::output(Command::new(&go).args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").current_dir("/"))?;
+    let said =
+        crate::run::output(Command::new(&go).args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").current_dir("/"))?;
     let version = said.trim().trim_start_matches("go");
     if numbers(version) < numbers(&needed) {
-        return Err(Error::Prerequisite(format!("{} is Go {version}, too old for the Kubernetes components: {get}", go.display())));
+        return Err(Error::Prerequisite(format!(
+            "{} is Go {version}, too old for the Kubernetes components: {get}",
+            go.display()
+        )));
     }
     Ok(go)
 }
@@ -122,13 +140,17 @@ fn numbers(version: &str) -> Vec<u32> {
 
 /// Installs the packages that are missing where that is possible, else says how to.
 pub fn debian_packages(packages: &[Package], progress: &dyn Progress) -> Result<()> {
-    let missing: Vec<&str> =
-        packages.iter().filter(|package| !package.files.iter().any(|file| Path::new(file).exists())).map(|package| package.name).collect();
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|package| !package.files.iter().any(|file| Path::new(file).exists()))
+        .map(|package| package.name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
     let names = missing.join(" ");
-    let by_hand = format!("`apt-get install {names}` (on a system that is not Debian: the packages with the same files)");
+    let by_hand =
+        format!("`apt-get install {names}` (on a system that is not Debian: the packages with the same files)");
     if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
         return Err(Error::Prerequisite(format!("this machine lacks {names}: install with {by_hand}")));
     }
@@ -137,7 +159,8 @@ pub fn debian_packages(packages: &[Package], progress: &dyn Progress) -> Result<
     let installed = apt(&install, &missing, &what, progress)
         .or_else(|_| apt(&["update"], &[], &what, progress).and_then(|()| apt(&install, &missing, &what, progress)));
     progress.finished(&what);
-    installed.map_err(|error| Error::Prerequisite(format!("cannot install {names} ({error}): install with {by_hand}")))?;
+    installed
+        .map_err(|error| Error::Prerequisite(format!("cannot install {names} ({error}): install with {by_hand}")))?;
     progress.step(&format!("installed {names}"));
     Ok(())
 }
@@ -147,7 +170,11 @@ fn apt(words: &[&str], packages: &[&str], what: &str, progress: &dyn Progress) -
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             let mut command = Command::new("apt-get");
-            command.args(["-q", "-o", "DPkg::Lock::Timeout=120"]).args(words).args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+            command
+                .args(["-q", "-o", "DPkg::Lock::Timeout=120"])
+                .args(words)
+                .args(packages)
+                .env("DEBIAN_FRONTEND", "noninteractive");
             crate::run::output(&mut command).map(drop)
         });
         while !run.is_finished() {
@@ -169,13 +196,20 @@ mod tests {
         fs::write(&old, "#!/bin/sh\necho go1.9.2\n").unwrap();
         fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let said = check_go(Some(old)).unwrap_err().to_string();
-        assert!(said.contains("is Go 1.9.2, too old") && said.contains(&format!("install Go {}", needed_go().unwrap())), "{said}");
+        assert!(
+            said.contains("is Go 1.9.2, too old") && said.contains(&format!("install Go {}", needed_go().unwrap())),
+            "{said}"
+        );
         let said = check_go(None).unwrap_err().to_string();
         assert!(said.contains("there is no Go"), "{said}");
     }
 
     #[test]
     fn versions_compare_by_number() {
-        assert!(numbers("1.9.2") < numbers("1.26.8") && numbers("1.26") < numbers("1.26.8") && numbers("1.26.8") == numbers("1.26.8"));
+        assert!(
+            numbers("1.9.2") < numbers("1.26.8")
+                && numbers("1.26") < numbers("1.26.8")
+                && numbers("1.26.8") == numbers("1.26.8")
+        );
     }
 }

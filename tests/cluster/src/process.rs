@@ -1,5 +1,5 @@
-//! Processes that outlive the command which started them, remembered as *pid and start time* so that a pid which the kernel has given to
-//! somebody else is never taken for ours.
+//! Processes that outlive the command which started them, remembered as *pid and start time* so that a pid which the
+//! kernel has given to somebody else is never taken for ours.
 
 use std::{
     fs,
@@ -90,8 +90,11 @@ pub fn from_namespace(member: Process, inner: i32) -> Option<Process> {
     let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     for pid in pids {
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        let innermost = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_ascii_whitespace().last()?.parse::<i32>().ok());
-        if innermost == Some(inner) && fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|link| link == namespace) {
+        let innermost = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:")?.split_ascii_whitespace().last()?.parse::<i32>().ok());
+        if innermost == Some(inner) && fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|link| link == namespace)
+        {
             return Process::of(pid);
         }
     }

@@ -1,6 +1,7 @@
 //! What the person in front of it sees while a cluster is made.
 
-/// Told what goes on. `working` comes at least every few seconds while something long is under way, so that a terminal is never silent.
+/// Told what goes on. `working` comes at least every few seconds while something long is under way, so that a terminal
+/// is never silent.
 pub trait Progress: Send + Sync {
     /// A step is done, such as `control plane answers`.
     fn step(&self, text: &str);

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -28,14 +29,20 @@ pub fn state_folder() -> PathBuf {
 pub(crate) struct Place {
     pub name: String,
     pub folder: PathBuf,
-    /// Of network namespaces and control groups. It has a hash of the folder in it: two checkouts with a `demo` each do not meet.
+    /// Of network namespaces and control groups. It has a hash of the folder in it: two checkouts with a `demo` each do
+    /// not meet.
     pub prefix: String,
 }
 
 impl Place {
     pub fn of(name: &str) -> Result<Self> {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.is_empty() || name.len() > 20 || !name.chars().all(allowed) || name.starts_with('-') || name.ends_with('-') {
+        if name.is_empty()
+            || name.len() > 20
+            || !name.chars().all(allowed)
+            || name.starts_with('-')
+            || name.ends_with('-')
+        {
             return Err(Error::State(format!(
                 "`{name}` cannot name a cluster: use up to 20 lower-case letters, digits and inner hyphens"
             )));
@@ -76,24 +83,44 @@ impl Place {
     }
 
     pub fn save(&self, record: &Record) -> Result<()> {
-        let json = serde_json::to_string_pretty(record).map_err(std::io::Error::from).doing(|| "describing the cluster".to_owned())?;
+        let json = serde_json::to_string_pretty(record)
+            .map_err(std::io::Error::from)
+            .doing(|| "describing the cluster".to_owned())?;
         // Whole or not at all: `down` after a power cut reads it.
         let new = self.folder.join("cluster.json.new");
         write(&new, json)?;
         fs::rename(&new, self.record()).doing(|| format!("writing {}", self.record().display()))
     }
 
-
     /// Keeps other commands from changing the same cluster until the file is dropped.
     pub fn lock(&self) -> Result<fs::File> {
-        let above = state_folder();
-        make_folder(&above)?;
-        let path = above.join(format!("{}.lock", self.name));
-        let file = fs::File::create(&path).doing(|| format!("making {}", path.display()))?;
-        file.try_lock().map_err(|_| {
-            Error::State(format!("another command is just changing cluster `{}`: wait for it to end, or use another --name", self.name))
-        })?;
-        Ok(file)
+        make_folder(&state_folder())?;
+        let path = self.lock_path();
+        loop {
+            let file = fs::File::create(&path).doing(|| format!("making {}", path.display()))?;
+            file.try_lock().map_err(|_| {
+                Error::State(format!(
+                    "another command is just changing cluster `{}`: wait for it to end, or use another --name",
+                    self.name
+                ))
+            })?;
+            // `down` removes the file that it holds: then this one locks nothing any more.
+            let number = |meta: std::io::Result<fs::Metadata>| meta.map(|meta| meta.ino()).ok();
+            if number(file.metadata()) == number(fs::metadata(&path)) {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Removes the file of a lock that the caller holds.
+    pub fn unlock_for_good(&self, lock: fs::File) -> Result<()> {
+        fs::remove_file(self.lock_path()).doing(|| format!("removing {}", self.lock_path().display()))?;
+        drop(lock);
+        Ok(())
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        state_folder().join(format!("{}.lock", self.name))
     }
 }
 

@@ -1,8 +1,8 @@
 //! The Kubernetes components, built from pinned Go modules and kept by what they were built from.
 //!
-//! Each folder of `tests/cluster/components` is a small Go module that requires one project at one version; `go.sum` pins every byte below
-//! it. A build lands in `<cache>/tools/<module>-<hash>/`, where the hash covers `go.mod`, `go.sum`, the flags and Go's version, and appears
-//! there with one rename: what is there is complete.
+//! Each folder of `tests/cluster/components` is a small Go module that requires one project at one version; `go.sum`
+//! pins every byte below it. A build lands in `<cache>/tools/<module>-<hash>/`, where the hash covers `go.mod`,
+//! `go.sum`, the flags and Go's version, and appears there with one rename: what is there is complete.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -64,7 +64,12 @@ const MODULES: [Module; 8] = [
     },
     Module { name: "kwok", programs: &[("kwok", "sigs.k8s.io/kwok/cmd/kwok")], tags: "", cgo: false },
     Module { name: "etcd", programs: &[("etcd", "go.etcd.io/etcd/server/v3")], tags: "", cgo: false },
-    Module { name: "runc", programs: &[("runc", "github.com/opencontainers/runc")], tags: "netgo osusergo seccomp", cgo: true },
+    Module {
+        name: "runc",
+        programs: &[("runc", "github.com/opencontainers/runc")],
+        tags: "netgo osusergo seccomp",
+        cgo: true,
+    },
     Module {
         name: "cni",
         programs: &[
@@ -86,7 +91,8 @@ pub fn cache_folder() -> Result<PathBuf> {
     if let Some(folder) = env::var_os("WEFT_CACHE").filter(|folder| !folder.is_empty()) {
         return std::path::absolute(folder).doing(|| "finding $WEFT_CACHE".to_owned());
     }
-    let home = env::home_dir().ok_or_else(|| Error::Prerequisite("set HOME or WEFT_CACHE: built components need a folder".to_owned()))?;
+    let home = env::home_dir()
+        .ok_or_else(|| Error::Prerequisite("set HOME or WEFT_CACHE: built components need a folder".to_owned()))?;
     Ok(home.join(".cache/weft"))
 }
 
@@ -105,7 +111,8 @@ impl Tools {
 
     /// Builds only `helm` and `kubectl`, for work on a cluster that is already there.
     pub fn build_clients(progress: &dyn Progress) -> Result<Self> {
-        let wanted: Vec<&Module> = MODULES.iter().filter(|module| matches!(module.name, "helm" | "kubernetes")).collect();
+        let wanted: Vec<&Module> =
+            MODULES.iter().filter(|module| matches!(module.name, "helm" | "kubernetes")).collect();
         Self::build_modules(&wanted, progress)
     }
 
@@ -136,12 +143,17 @@ impl Tools {
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         let module = MODULES.iter().find(|module| module.programs.iter().any(|(program, _)| *program == name));
         let folder = module.and_then(|module| self.folders.get(module.name));
-        folder.map(|folder| folder.join(name)).ok_or_else(|| Error::State(format!("{name} was not built for this cluster")))
+        folder
+            .map(|folder| folder.join(name))
+            .ok_or_else(|| Error::State(format!("{name} was not built for this cluster")))
     }
 
     /// The folder with a module's programs, such as `cni`.
     pub fn folder(&self, module: &str) -> Result<&Path> {
-        self.folders.get(module).map(PathBuf::as_path).ok_or_else(|| Error::State(format!("{module} was not built for this cluster")))
+        self.folders
+            .get(module)
+            .map(PathBuf::as_path)
+            .ok_or_else(|| Error::State(format!("{module} was not built for this cluster")))
     }
 
     /// The folders of all modules.
@@ -152,7 +164,10 @@ impl Tools {
     /// `PATH` with all programs in it, before the machine's own.
     pub fn search_path(&self) -> String {
         let folders = self.folders.values().map(|folder| folder.display().to_string());
-        folders.chain(["/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]).collect::<Vec<_>>().join(":")
+        folders
+            .chain(["/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()])
+            .collect::<Vec<_>>()
+            .join(":")
     }
 }
 
@@ -169,8 +184,13 @@ impl Module {
             let version = self.required_version("k8s.io/kubernetes")?;
             let mut numbers = version.trim_start_matches('v').split('.');
             let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-            let values =
-                [("gitVersion", version.as_str()), ("gitMajor", major), ("gitMinor", minor), ("gitCommit", "weft"), ("gitTreeState", "clean")];
+            let values = [
+                ("gitVersion", version.as_str()),
+                ("gitMajor", major),
+                ("gitMinor", minor),
+                ("gitCommit", "weft"),
+                ("gitTreeState", "clean"),
+            ];
             for (name, value) in values {
                 flags.push_str(&format!(" -X k8s.io/component-base/version.{name}={value}"));
             }
@@ -184,7 +204,9 @@ impl Module {
             let mut words = line.split_whitespace().skip_while(|word| *word == "require");
             (words.next() == Some(project)).then(|| words.next().map(str::to_owned)).flatten()
         });
-        version.ok_or_else(|| Error::State(format!("{} does not require {project}", self.source().join("go.mod").display())))
+        version.ok_or_else(|| {
+            Error::State(format!("{} does not require {project}", self.source().join("go.mod").display()))
+        })
     }
 
     /// A hash of all that the result depends on.
@@ -220,7 +242,8 @@ impl Module {
         follow(self.name, command, news)?;
         for (program, package) in self.programs {
             // Go names a program by the last word of its package that is not a version.
-            let built = package.rsplit('/').find(|word| word.strip_prefix('v').is_none_or(|rest| rest.parse::<u32>().is_err()));
+            let built =
+                package.rsplit('/').find(|word| word.strip_prefix('v').is_none_or(|rest| rest.parse::<u32>().is_err()));
             if let Some(built) = built.filter(|built| built != program) {
                 fs::rename(new.join(built), new.join(program)).doing(|| format!("naming {program}"))?;
             }
@@ -252,7 +275,9 @@ impl Module {
             let mut files: Vec<PathBuf> = fs::read_dir(&folder)
                 .doing(|| format!("reading {}", folder.display()))?
                 .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|path| path.extension().is_some_and(|end| end == "yaml") && !path.ends_with("kustomization.yaml"))
+                .filter(|path| {
+                    path.extension().is_some_and(|end| end == "yaml") && !path.ends_with("kustomization.yaml")
+                })
                 .collect();
             files.sort();
             for file in files {
@@ -266,7 +291,8 @@ impl Module {
 
 /// Builds modules side by side; the first failure ends the rest once they are through with what they do.
 fn build_all(go: &Path, missing: VecDeque<(&Module, PathBuf)>, progress: &dyn Progress) -> Result<()> {
-    // Two: one module's linking, which has one thread, runs beside another one's compiling, which has as many as there are cores.
+    // Two: one module's linking, which has one thread, runs beside another one's compiling, which has as many as there
+    // are cores.
     let workers = missing.len().min(2);
     let queue = Mutex::new(missing);
     let (done, results) = mpsc::channel();
@@ -300,7 +326,8 @@ fn build_all(go: &Path, missing: VecDeque<(&Module, PathBuf)>, progress: &dyn Pr
 fn follow(name: &str, mut command: Command, news: &dyn Fn(&str)) -> Result<()> {
     let text = crate::run::line(&command);
     let begin = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().doing(|| format!("starting `{text}`"))?;
+    let mut child =
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().doing(|| format!("starting `{text}`"))?;
     let (lines, received) = mpsc::channel();
     let reader = child.stderr.take().map(|stderr| {
         thread::spawn(move || {
@@ -331,7 +358,11 @@ fn follow(name: &str, mut command: Command, news: &dyn Fn(&str)) -> Result<()> {
             told = Instant::now();
             let seconds = begin.elapsed().as_secs();
             // Nothing is said while Go looks at what it compiled before, and while it links.
-            news(&if newest.is_empty() { format!("{seconds} s") } else { format!("{seconds} s, {compiled} packages compiled, now {newest}") });
+            news(&if newest.is_empty() {
+                format!("{seconds} s")
+            } else {
+                format!("{seconds} s, {compiled} packages compiled, now {newest}")
+            });
         }
     }
     if let Some(reader) = reader {

@@ -1,5 +1,8 @@
-//! A cluster's life on this machine. Needs root, and builds Kubernetes if it is not in the cache: `cargo xtask test --tier e2e` runs it, or
-//! `cargo xtask images pause && cargo test -p weft-cluster -- --ignored`.
+//! A cluster's life on this machine. Needs root, and builds Kubernetes if it is not in the cache: `cargo xtask test
+//! --tier e2e` runs it, or `cargo xtask images pause && cargo test -p weft-cluster -- --ignored`.
+
+// `allow-unwrap-in-tests` does not reach the functions beside the tests.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,
@@ -13,7 +16,9 @@ fn options(name: &str, nodes: usize) -> Options {
     let pause = state_folder().with_file_name("images").join("pause.tar");
     assert!(pause.exists(), "{} is missing: run `cargo xtask images pause`", pause.display());
     Options {
-        nodes: (1..=nodes).map(|index| NodeSpec::new(format!("node-{index}")).label("topology.weft.dev/rack", "rack-a")).collect(),
+        nodes: (1..=nodes)
+            .map(|index| NodeSpec::new(format!("node-{index}")).label("topology.weft.dev/rack", "rack-a"))
+            .collect(),
         images: vec![pause],
         helper: Some(env!("CARGO_BIN_EXE_weft-cluster-helper").into()),
         ..Options::new(name)
@@ -39,6 +44,9 @@ fn leftovers(name: &str) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     found.extend(mounts.lines().filter(|line| line.contains(&*folder.to_string_lossy())).map(str::to_owned));
     found.extend(folder.exists().then(|| folder.display().to_string()));
+    // A lock file without a cluster; with one, it waits for the next command.
+    let lock = folder.with_extension("lock");
+    found.extend((!folder.exists() && lock.exists()).then(|| lock.display().to_string()));
     found
 }
 
@@ -98,7 +106,13 @@ fn a_cluster_runs_pods_through_kills_power_cuts_and_growth_and_leaves_nothing() 
 
     let images = options("life", 0).images;
     assert_eq!(cluster.add_node(NodeSpec::new("node-2"), &images, None, &Silent).unwrap(), 2);
-    assert!(cluster.add_node(NodeSpec::new("node-2"), &images, None, &Silent).unwrap_err().to_string().contains("two nodes"));
+    assert!(
+        cluster
+            .add_node(NodeSpec::new("node-2"), &images, None, &Silent)
+            .unwrap_err()
+            .to_string()
+            .contains("two nodes")
+    );
     cluster.apply(&pod("second", "node-2")).unwrap();
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/second", "--timeout=60s"]).unwrap();
     // The new node's pods are reached from the old node: the routes were added on both sides.
