@@ -1,4 +1,5 @@
 //! Choosing GPUs of a node: real machines, malformed facts, and brute force.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the test's own message")]
 
 mod machines;
 

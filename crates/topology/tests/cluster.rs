@@ -1,4 +1,5 @@
 //! The cluster follows events: the state is the same as if it were built anew, whatever happened before.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the test's own message")]
 
 mod machines;
 

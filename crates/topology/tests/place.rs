@@ -1,4 +1,5 @@
 //! Placing gangs: never worse than brute force, never infeasible when feasible.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the test's own message")]
 
 mod machines;
 
@@ -302,7 +303,7 @@ fn gangs() -> impl Strategy<Value = (Gang, Vec<(u32, u8)>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 30000, max_global_rejects: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, max_global_rejects: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn one_group_is_placed_as_well_as_can_be((cluster, (mut gang, running)) in (clusters(), gangs())) {

@@ -1,4 +1,5 @@
 //! Gangs on clusters small enough to think through: what goes where, and what people read when it does not.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the test's own message")]
 
 mod machines;
 

@@ -220,10 +220,14 @@ impl<'s, 'a> Spread<'s, 'a> {
 
     /// Whether a place has the labels of all levels that the group needs, as far out as it lies.
     fn labelled(&self, place: Place) -> bool {
-        let Place::Domain(id) = place else { return true };
+        let tree = self.state.tree;
+        let inner = match place {
+            Place::Domain(id) => id,
+            Place::Seat(id) => tree.parent_of_seat(id),
+        };
         self.ask.labels.iter().all(|(depth, _)| {
-            let above = self.state.tree.ancestors(id).find(|&id| self.state.tree.domain(id).depth == Some(*depth));
-            above.is_none_or(|id| self.state.tree.domain(id).key.name.is_some())
+            let above = tree.ancestors(inner).find(|&id| tree.domain(id).depth == Some(*depth));
+            above.is_none_or(|id| tree.domain(id).key.name.is_some())
         })
     }
 
@@ -382,12 +386,10 @@ impl<'s, 'a> Spread<'s, 'a> {
     }
 
     fn fill(&mut self, place: Place, workers: u32, split: &mut Split) -> Option<()> {
-        if self.room(place) < self.due(place) {
-            return None;
-        }
-        if let (Place::Domain(_), true) = (place, workers == self.room(place)) {
+        let children = self.children(place);
+        if workers > 0 && children.iter().map(|&child| u64::from(self.room(child))).sum::<u64>() == u64::from(workers) {
             // Every child is full: there is nothing to choose.
-            for child in self.children(place) {
+            for child in children {
                 let room = self.room(child);
                 if room < self.due(child) {
                     return None;
