@@ -12,4 +12,17 @@ pub fn start() {
     if let Err(error) = started {
         eprintln!("logging was started before: {error}");
     }
+    quiet_gpu_panics();
+}
+
+/// A panic on an owner thread becomes the request's error (see `device`): no backtrace for the person who reads that error.
+fn quiet_gpu_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name().is_some_and(|name| name.starts_with("gpu-")) {
+            tracing::debug!(%panic, "a CUDA call panicked");
+        } else {
+            usual(panic);
+        }
+    }));
 }

@@ -92,14 +92,12 @@ async fn probe() -> Probe {
         match DeviceHandle::start(index).await {
             Ok(device) => {
                 let info = device.info().clone();
-                let tried = device.call(|device| Ok((check(device), Versions::of(device)))).await;
-                let (outcome, free) = match tried {
-                    Ok(((outcome, free), found)) => {
-                        versions = found;
-                        (outcome, free)
-                    }
-                    Err(error) => (Err(error), 0),
-                };
+                let (outcome, free) =
+                    device.call(|device| Ok(check(device))).await.unwrap_or_else(|error| (Err(error), 0));
+                match device.call(|device| Ok(Versions::of(device))).await {
+                    Ok(found) => versions = found,
+                    Err(error) => note(&error),
+                }
                 let (ok, message) = match outcome {
                     Ok(message) => (true, message),
                     Err(error) => {

@@ -60,7 +60,7 @@ impl DeviceHandle {
         let (health_sender, health) = watch::channel(Health::Serving);
         let generation = Arc::new(AtomicU64::new(0));
         let (ready, started) = oneshot::channel();
-        let owner = Owner { index, inbox, health: health_sender, generation: generation.clone() };
+        let owner = Owner { index, inbox, health: health_sender };
         std::thread::Builder::new().name(format!("gpu-{index}")).spawn(move || owner.run(ready)).map_err(|error| {
             Error::OutOfService { gpu: index, reason: format!("its thread did not start: {error}") }
         })?;
@@ -95,8 +95,13 @@ impl DeviceHandle {
     {
         let place = self.queue.clone().acquire_owned().await.map_err(|_| self.out_of_service())?;
         let (reply, answer) = oneshot::channel();
+        let generation = self.generation.clone();
         let job: Job = Box::new(move |device| {
             let (result, ruin) = run_guarded(device, job);
+            if ruin.is_some() {
+                // Before the answer: whoever connects because of it belongs to the context that is built next.
+                generation.fetch_add(1, Ordering::Release);
+            }
             // A caller that has gone away does not want the answer.
             let _unread = reply.send(result);
             drop(place);
@@ -108,12 +113,16 @@ impl DeviceHandle {
 
     /// Runs `job` on the owner thread, after everything that was asked before. For releasing: nobody waits, nothing refuses.
     pub fn post(&self, job: impl FnOnce(&mut Device) + Send + 'static) {
+        let generation = self.generation.clone();
         let job: Job = Box::new(move |device| {
-            run_guarded(device, |device| {
+            let released = run_guarded(device, |device| {
                 job(device);
                 Ok(())
-            })
-            .1
+            });
+            if released.1.is_some() {
+                generation.fetch_add(1, Ordering::Release);
+            }
+            released.1
         });
         if self.jobs.send(job).is_err() {
             tracing::debug!(gpu = self.info.index, "nothing to release: the owner thread has ended");
@@ -149,14 +158,14 @@ fn run_guarded<T>(
 /// cudarc panics when a library lacks a symbol, and says which.
 fn from_panic(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    Error::MissingSymbol(text.unwrap_or("a CUDA call failed without saying why").to_owned())
+    let text = text.unwrap_or("a CUDA call failed without saying why");
+    Error::MissingSymbol(text.trim_end_matches(": dlsym failed").to_owned())
 }
 
 struct Owner {
     index: usize,
     inbox: mpsc::UnboundedReceiver<Job>,
     health: watch::Sender<Health>,
-    generation: Arc<AtomicU64>,
 }
 
 impl Owner {
@@ -183,7 +192,6 @@ impl Owner {
                     return;
                 }
             };
-            self.generation.store(generation, Ordering::Release);
         }
     }
 

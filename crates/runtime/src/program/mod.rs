@@ -126,6 +126,7 @@ impl<'a> Run<'a> {
             }
             _ => {}
         }
+        tracing::debug!(step = step.name, kind = step.op.kind(), "step begins");
         let reference = if self.plan.is_checked_on_cpu(id) { self.reference(&step.op)? } else { None };
         let (seconds, work) = self.operate(&step.op)?;
         if let (Some((reference, output)), true) = (reference, self.plan.is_checked_on_cpu(id)) {

@@ -104,6 +104,7 @@ async fn serve(options: Options) -> Result<(), ServeError> {
     let listener = TcpListener::bind(options.metrics_listen)
         .await
         .map_err(|error| ServeError::Metrics { address: options.metrics_listen, error })?;
+    let pages_at = listener.local_addr().unwrap_or(options.metrics_listen);
     let devices: Arc<[DeviceHandle]> = devices.into();
     let pages = tokio::spawn(http::serve(listener, metrics.clone(), devices.clone()));
 
@@ -111,7 +112,7 @@ async fn serve(options: Options) -> Result<(), ServeError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let (stop, stopping) = watch::channel(false);
     let connections = socket.bind(devices.clone(), metrics.clone(), stopping.clone())?;
-    tracing::info!(socket = %options.socket.display(), gpus = count, "serving");
+    tracing::info!(socket = %options.socket.display(), metrics = %pages_at, gpus = count, "serving");
 
     let service = Service::new(devices, folder, metrics);
     let mut until = stopping;
