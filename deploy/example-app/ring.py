@@ -33,25 +33,45 @@ def describe():
     }
 
 
-def answer(listener, me):
-    """Tells everybody who connects what this rank is."""
-    line = json.dumps(me).encode() + b"\n"
-    while True:
-        connection, _ = listener.accept()
-        with connection:
-            try:
-                connection.sendall(line)
-            except OSError:
-                # The other side asks again.
-                continue
+class Answers:
+    """Tells everybody who asks what this rank is, and remembers who asked: a rank that left before all others have found
+    it would leave them looking."""
+
+    def __init__(self, listener, me):
+        self._listener, self._line = listener, json.dumps(me).encode() + b"\n"
+        self._missing = set(range(me["worldSize"])) - {me["rank"]}
+        self._changed = threading.Condition()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                try:
+                    connection.settimeout(5)
+                    asker = int(connection.makefile("rb").readline(16))
+                    connection.sendall(self._line)
+                except (OSError, ValueError):
+                    # A rank asks again; whoever else this is does not matter.
+                    continue
+            with self._changed:
+                self._missing.discard(asker)
+                self._changed.notify_all()
+
+    def wait(self, deadline):
+        """Waits until all have asked, and returns the ranks that have not."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._missing, max(deadline - time.monotonic(), 0))
+            return sorted(self._missing)
 
 
-def ask(address, deadline):
+def ask(address, own_rank, deadline):
     """What the rank at an address is. It may not be up yet, and its name may not resolve yet."""
     host, port = address
     while True:
         try:
             with socket.create_connection((host, port), timeout=5) as connection:
+                connection.sendall(b"%d\n" % own_rank)
                 line = connection.makefile("rb").readline(MESSAGE_BYTES)
                 if line.endswith(b"\n"):
                     return json.loads(line)
@@ -113,20 +133,21 @@ def main():
         sys.exit(2)
     own_port = hosts[me["rank"]][1] if me["rank"] < len(hosts) else hosts[0][1]
     listener = socket.create_server(("", own_port), backlog=128)
-    threading.Thread(target=answer, args=(listener, me), daemon=True).start()
+    answers = Answers(listener, me)
 
     deadline = time.monotonic() + PATIENCE_SECONDS
     result = {"ok": False, "rank": me["rank"], "worldSize": me["worldSize"], "gpus": me["gpus"], "peers": []}
     try:
-        peers = [me if rank == me["rank"] else ask(host, deadline) for rank, host in enumerate(hosts)]
+        peers = [me if rank == me["rank"] else ask(host, me["rank"], deadline) for rank, host in enumerate(hosts)]
     except TimeoutError as error:
         report(result | {"error": str(error)})
         sys.exit(1)
     found = problems(me, peers, hosts, expected_gpus)
+    if missing := answers.wait(deadline):
+        found.append(f"ranks {missing} have not found this one within {PATIENCE_SECONDS:g} s")
     result["peers"] = [{"rank": peer["rank"], "host": peer["host"], "gpus": len(peer["gpus"])} for peer in peers]
     report(result | {"ok": not found, "error": "; ".join(found) or None})
-    # A rank that asked early is answered before this one leaves; a slow one within this second.
-    stop.wait(max(seconds, 1.0))
+    stop.wait(seconds)
     sys.exit(1 if found else 0)
 
 

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
-use common::{Server, bare_runtime, folder};
+use common::{Server, bare_runtime, folder, runtime};
 use tonic::Code;
 use weft_client::wire::{self, DType};
 use weft_client::{Client, Error, Region};
@@ -325,7 +325,9 @@ fn a_runtime_without_gpu_or_with_a_busy_port_stops_with_a_sentence() {
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = Server::command(folder.path()).args(["--metrics-listen", &address]).output().unwrap();
+    let mut command = runtime();
+    command.arg("serve").arg("--socket").arg(folder.path().join("s")).arg("--shm-dir").arg(folder.path().join("shm"));
+    let output = command.args(["--metrics-listen", &address]).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains(&format!("metrics cannot be served on {address}")), "{errors}");
 }
