@@ -320,7 +320,7 @@ fn score(wiring: &Wiring, chosen: GpuSet, rest: GpuSet) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_other_set_scores_higher(

@@ -258,7 +258,6 @@ impl<'s, 'a> Spread<'s, 'a> {
         }
         let bound = |at: usize| &bounds[at * width..(at + 1) * width];
         let mut best: Option<(Vec<i64>, Split)> = None;
-        let mut solved: Vec<(u64, usize)> = Vec::new();
         let mut open: Vec<usize> = (0..places.len()).collect();
         // The next one is looked up as needed: most often the first is the last.
         while let Some(nth) =
@@ -269,10 +268,8 @@ impl<'s, 'a> Spread<'s, 'a> {
                 break;
             }
             if let Some(signature) = self.signature(places[at]) {
-                if solved.iter().any(|&(other, bounded)| other == signature && bound(bounded) == bound(at)) {
-                    continue;
-                }
-                solved.push((signature, at));
+                // The others like it come later in order, so they lose the tie.
+                open.retain(|&other| bound(other) != bound(at) || self.signature(places[other]) != Some(signature));
             }
             if let Some(found) = self.best_in(places[at], workers, begun)
                 && best.as_ref().is_none_or(|best| found.0 < best.0)
