@@ -11,6 +11,9 @@
 //! fails when the folder is out of step. Rules that one object can be judged by are in the definitions, as schema or CEL, so
 //! that `kubectl apply` answers at once; rules that need another object (does the level exist?) are the operator's.
 
+// Every printer column has a type and a path of its own; to clippy they look repeated.
+#![allow(clippy::duplicated_attributes)]
+
 pub mod conditions;
 mod crds;
 pub mod job;
