@@ -34,13 +34,24 @@ def main():
             "seconds": seconds,
             "gpuSeconds": gpu.last_seconds,
         }
-    print(json.dumps(result), flush=True)
+    report(result)
     sys.exit(0 if ok else 1)
+
+
+def report(result):
+    """Prints the result, and leaves it where Kubernetes, and so the job's status, picks it up."""
+    line = json.dumps(result)
+    print(line, flush=True)
+    try:
+        with open("/dev/termination-log", "w", encoding="utf-8") as log:
+            log.write(line)
+    except OSError:
+        pass  # Not in a pod.
 
 
 if __name__ == "__main__":
     try:
         main()
     except weft.Error as error:
-        print(json.dumps({"ok": False, "error": str(error)}), flush=True)
+        report({"ok": False, "error": str(error)})
         sys.exit(1)

@@ -103,7 +103,7 @@ fn play_on(cluster: &mut Cluster, args: &Args, archives: &[PathBuf], progress: &
     let world = World::connect(kubectl, cluster.kubeconfig(), NAMESPACE)?;
     install::chart(&world, &cluster.tools().program("helm")?, &install::on_simulated_nodes())?;
     install::wait_until_ready(&world, cluster.nodes().len(), Some(cluster::gpus(cluster)))?;
-    let prometheus = Prometheus::start(cluster)?;
+    let prometheus = Prometheus::start(cluster, &world)?;
     let mut report = Report::new("simulated");
     let own = Some(story::Own { cluster, archives, prometheus: &prometheus, progress });
     tell(&mut Stage { world: &world, own, report: &mut report }, args);

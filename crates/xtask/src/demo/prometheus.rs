@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes the agents of the demo's cluster, as a person's own would: it finds the pods through the API.
+//! A real Prometheus that scrapes the agents of the demo's cluster.
 
 use std::{
     fs,
@@ -7,9 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_cluster::Cluster;
 
+use super::world::World;
 use crate::{process, tools};
 
 /// Where Prometheus listens, in the control plane's network namespace.
@@ -23,12 +24,14 @@ pub struct Prometheus {
 
 impl Prometheus {
     /// Starts one in the control plane's network, from which pods can be reached. Its files lie with the cluster's.
-    pub fn start(cluster: &Cluster) -> Result<Self> {
+    pub fn start(cluster: &Cluster, world: &World) -> Result<Self> {
         let programs = tools::prometheus()?;
         let folder = cluster.folder().join("prometheus");
         fs::create_dir_all(&folder)?;
         let config = folder.join("prometheus.yml");
-        fs::write(&config, configuration(&cluster.folder().join("pki/admin.kubeconfig")))?;
+        let listed = folder.join("targets.json");
+        fs::write(&listed, targets(world)?.to_string())?;
+        fs::write(&config, configuration(&listed))?;
         let log = fs::File::create(folder.join("log"))?;
         let mut command = cluster.control_plane_command(&programs.server)?;
         command
@@ -62,23 +65,31 @@ impl Drop for Prometheus {
     }
 }
 
-/// Scrapes every pod whose annotations ask for it, each second, as the widespread convention of `prometheus.io/*` has it.
-fn configuration(kubeconfig: &Path) -> String {
+/// Scrapes what `targets` lists, each second.
+fn configuration(targets: &Path) -> String {
     format!(
         r#"
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
-  - job_name: pods
+  - job_name: weft-agent
     honor_labels: true
-    kubernetes_sd_configs: [{{role: pod, kubeconfig_file: {kubeconfig}}}]
-    relabel_configs:
-      - {{source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape], action: keep, regex: "true"}}
-      - {{source_labels: [__meta_kubernetes_pod_phase], action: keep, regex: Running}}
-      - source_labels: [__meta_kubernetes_pod_ip, __meta_kubernetes_pod_annotation_prometheus_io_port]
-        regex: (.+);(.+)
-        replacement: $1:$2
-        target_label: __address__
+    file_sd_configs: [{{files: [{targets}]}}]
 "#,
-        kubeconfig = kubeconfig.display()
+        targets = targets.display()
     )
+}
+
+/// The pods whose annotations ask to be scraped, as the widespread convention of `prometheus.io/*` has it. Debian's Prometheus is
+/// built without the discovery that would find them by itself.
+fn targets(world: &World) -> Result<Value> {
+    let pods = world.get("/api/v1/pods")?;
+    let address = |pod: &Value| {
+        let annotations = &pod["metadata"]["annotations"];
+        let asked = annotations["prometheus.io/scrape"] == "true" && pod["status"]["phase"] == "Running";
+        asked.then(|| {
+            Some(format!("{}:{}", pod["status"]["podIP"].as_str()?, annotations["prometheus.io/port"].as_str()?))
+        })?
+    };
+    let found: Vec<String> = pods["items"].as_array().into_iter().flatten().filter_map(address).collect();
+    Ok(json!([{"targets": found}]))
 }

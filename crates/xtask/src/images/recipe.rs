@@ -109,12 +109,14 @@ fn operator(profile: Profile) -> Result<(Vec<Layer>, Config)> {
 fn runtime(profile: Profile) -> Result<(Vec<Layer>, Config)> {
     let program = cargo_build("weft-runtime", "weft-runtime", profile, None)?;
     let nvrtc = tools::nvrtc()?;
-    let mut compiler = Layer::default();
+    let (mut compiler, mut libraries) = (Layer::default(), closure::libraries_for_loading(&program)?);
     for name in ["libnvrtc.so.13", "libnvrtc-builtins.so.13.0"] {
-        compiler.add(format!("opt/nvrtc/{name}"), Entry::File(nvrtc.join(name)));
+        let file = nvrtc.join(name);
+        // Its own needs are the image's too: the builtins are C++ and want libstdc++.
+        libraries.extend(closure::libraries(std::slice::from_ref(&file))?);
+        compiler.add(format!("opt/nvrtc/{name}"), Entry::File(file));
     }
-    let layers =
-        vec![base(&closure::libraries_for_loading(&program)?), compiler, program_layer("weft-runtime", &program)];
+    let layers = vec![base(&libraries), compiler, program_layer("weft-runtime", &program)];
     Ok((layers, config("weft-runtime", USER, &["LD_LIBRARY_PATH=/opt/nvrtc"])))
 }
 
