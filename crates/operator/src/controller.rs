@@ -26,7 +26,7 @@ use weft_api::GpuJobStatus;
 use weft_api::job::{Phase, Reason, condition};
 
 /// Waiting jobs look again at most this often, however much happens in the cluster.
-const ROOM_EVERY: Duration = Duration::from_millis(100);
+const ROOM_EVERY: SignedDuration = SignedDuration::from_millis(100);
 /// How many changes are taken in before jobs are looked at.
 const CHANGES_AT_A_TIME: usize = 1024;
 /// Longest pause after writes that did not go through.
@@ -61,7 +61,7 @@ pub struct Controller {
     due: BTreeSet<JobKey>,
     /// There may be room since the waiting jobs were looked at last.
     room: bool,
-    last_room: Option<Instant>,
+    last_room: Option<Timestamp>,
     /// Names seen in a list that is not complete yet.
     listing: HashMap<Kind, HashSet<PodKey>>,
     synced: BTreeSet<Kind>,
@@ -202,7 +202,8 @@ impl Controller {
         let wake = self.jobs.values().filter(|job| !job.busy).filter_map(|job| job.wake).min();
         let until = wake.map_or(LONGEST, |wake| Duration::try_from(wake.duration_since(now)).unwrap_or_default());
         let room = if self.room && self.is_synced() {
-            self.last_room.map_or(Duration::ZERO, |last| ROOM_EVERY.saturating_sub(last.elapsed()))
+            let due = |last: Timestamp| Duration::try_from(ROOM_EVERY - now.duration_since(last)).unwrap_or_default();
+            self.last_room.map_or(Duration::ZERO, due)
         } else {
             LONGEST
         };
@@ -217,9 +218,9 @@ impl Controller {
         let woken =
             self.jobs.iter().filter(|(_, job)| job.wake.is_some_and(|wake| wake <= now)).map(|(key, _)| key.clone());
         self.due.extend(woken.collect::<Vec<_>>());
-        if self.room && self.last_room.is_none_or(|last| last.elapsed() >= ROOM_EVERY) {
+        if self.room && self.last_room.is_none_or(|last| now.duration_since(last) >= ROOM_EVERY) {
             self.room = false;
-            self.last_room = Some(Instant::now());
+            self.last_room = Some(now);
             self.due.extend(self.jobs.iter().filter(|(_, job)| job.waits).map(|(key, _)| key.clone()));
         }
         let mut due: Vec<JobKey> = std::mem::take(&mut self.due).into_iter().collect();

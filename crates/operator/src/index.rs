@@ -283,14 +283,14 @@ impl Index {
     pub fn apply_pod(&mut self, pod: PodFacts) -> Touched {
         let key = pod.key.clone();
         let was_assumed = self.assumed.remove(&key).is_some();
-        let before = self.pods.get(&key);
-        if before == Some(&pod) && !was_assumed {
+        if self.pods.get(&key) == Some(&pod) && !was_assumed {
             return Touched::NOTHING;
         }
-        let frees = before.is_some_and(|before| !before.is_over() && pod.is_over());
+        let before = self.pods.remove(&key);
+        let frees = before.as_ref().is_some_and(|before| !before.is_over() && pod.is_over());
         let job =
             pod.worker.as_ref().map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job.clone() });
-        if let Some(node) = before.and_then(|before| self.node_of(before)) {
+        if let Some(node) = before.as_ref().and_then(|before| self.node_of(before)) {
             self.unlink(&node, &key);
         }
         if let Some(node) = self.node_of(&pod) {
@@ -298,6 +298,21 @@ impl Index {
         }
         if let Some(job) = &job {
             self.workers.entry(job.clone()).or_default().insert(key.clone());
+        }
+        let is_new = before.is_none_or(|before| before.uid != pod.uid);
+        if is_new {
+            self.held.remove(&key);
+        }
+        if !self.held.contains_key(&key)
+            && let Some(gpus) = pod.node.as_deref().and_then(|node| self.holders(node).remove(&key))
+        {
+            // The report came before this pod's event: it means this pod if it runs already when it is first seen (after a
+            // restart of the operator), or if it has what was planned for it.
+            let as_planned =
+                gpus.len() == pod.planned_gpus.len() && gpus.iter().all(|uuid| pod.planned_gpus.contains(uuid));
+            if as_planned || (is_new && pod.started) {
+                self.held.insert(key.clone(), gpus);
+            }
         }
         self.pods.insert(key.clone(), pod);
         self.reclaim(&key);
@@ -307,6 +322,7 @@ impl Index {
     /// A pod is gone.
     pub fn delete_pod(&mut self, key: &PodKey) -> Touched {
         let Some(pod) = self.pods.remove(key) else { return Touched::NOTHING };
+        self.held.remove(key);
         if let Some(node) = self.node_of(&pod) {
             self.unlink(&node, key);
         }
@@ -384,35 +400,39 @@ impl Index {
     }
 
     /// Reads again who holds the GPUs of a node.
+    ///
+    /// A report names pods, not their UIDs, and may be a second old: it is believed of a pod that was bound to the node when
+    /// the report came, not of one that came later under the same name.
     fn renew_held(&mut self, node: &str) {
-        let on_node: Vec<PodKey> = self.by_node.get(node).into_iter().flatten().cloned().collect();
-        let mut holders: HashMap<PodKey, Vec<String>> = HashMap::new();
-        if let Some(status) = self.reports.get(node).and_then(|report| report.status.as_ref()) {
-            for gpu in &status.gpus {
-                if let Some(holder) = &gpu.holder {
-                    holders.entry(PodKey::new(&holder.namespace, &holder.pod)).or_default().push(gpu.uuid.clone());
-                }
-            }
-        }
-        for pod in &on_node {
-            if !holders.contains_key(pod) && self.held.remove(pod).is_some() {
-                self.reclaim(pod);
-            }
-        }
-        for (pod, gpus) in holders {
-            if self.held.get(&pod) != Some(&gpus) {
-                self.held.insert(pod.clone(), gpus);
+        let holders = self.holders(node);
+        for pod in self.by_node.get(node).cloned().unwrap_or_default() {
+            let bound = self.pods.get(&pod).is_some_and(|pod| pod.node.as_deref() == Some(node));
+            let now = holders.get(&pod).filter(|_| bound);
+            if self.held.get(&pod) != now {
+                match now {
+                    Some(gpus) => self.held.insert(pod.clone(), gpus.clone()),
+                    None => self.held.remove(&pod),
+                };
                 self.reclaim(&pod);
             }
         }
     }
 
+    /// The GPUs of a node by the pod that holds them, as last reported.
+    fn holders(&self, node: &str) -> HashMap<PodKey, Vec<String>> {
+        let status = self.reports.get(node).and_then(|report| report.status.as_ref());
+        let mut holders: HashMap<PodKey, Vec<String>> = HashMap::new();
+        for gpu in status.into_iter().flat_map(|status| &status.gpus) {
+            if let Some(holder) = &gpu.holder {
+                holders.entry(PodKey::new(&holder.namespace, &holder.pod)).or_default().push(gpu.uuid.clone());
+            }
+        }
+        holders
+    }
+
     /// Notes in the model what a pod claims now, in place of what it claimed before.
     fn reclaim(&mut self, key: &PodKey) {
         let pod = self.pods.get(key);
-        if pod.is_none() {
-            self.held.remove(key);
-        }
         let claim = match (self.assumed.get(key), pod) {
             (Some((node, claim)), _) => Some((node.clone(), claim.clone())),
             // What has ended holds nothing: the kubelet gives its devices to the next pod that asks.
@@ -436,7 +456,7 @@ impl Index {
             gpus: gpus.iter().map(|uuid| uuid.as_str().into()).collect(),
             unidentified_gpus: pod.gpus.saturating_sub(identified),
             resources: pod.requests.clone(),
-            planned: held.is_none(),
+            planned: held.is_none() && !pod.started,
         }
     }
 }

@@ -89,6 +89,11 @@ async fn main() -> anyhow::Result<()> {
 fn log(format: Option<LogFormat>) {
     use std::io::IsTerminal;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client logs every failed request as an error; whoever sent it knows better whether it is one, and says so.
+    let filter = match "kube_client::client::builder=off".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let text = format.map_or_else(|| std::io::stderr().is_terminal(), |format| format == LogFormat::Text);
     if text { builder.init() } else { builder.json().init() }

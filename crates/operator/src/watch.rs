@@ -6,7 +6,7 @@
 use crate::facts::{NodeFacts, PodFacts};
 use crate::index::{JobEntry, JobKey};
 use crate::metrics::Metrics;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::core::DeserializeGuard;
 use kube::runtime::utils::Backoff;
@@ -16,6 +16,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weft_api::{GpuJob, GpuNode, GpuTopology};
 
@@ -104,9 +105,20 @@ where
     let metrics = metrics.clone();
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     let events = watch::watcher(api, config).backoff(Pauses::default());
-    let events = events.inspect_err(move |error| {
-        metrics.watch_failed(kind);
-        tracing::warn!(resource = kind.resource(), %error, "the watch broke, taking it up again");
+    let broken = Arc::new(AtomicBool::new(false));
+    let events = events.inspect(move |event| match event {
+        Ok(_) => {
+            if broken.swap(false, Ordering::Relaxed) {
+                tracing::info!(resource = kind.resource(), "the watch goes on");
+            }
+        }
+        Err(error) => {
+            metrics.watch_failed(kind);
+            // Once an outage, not once a try.
+            if !broken.swap(true, Ordering::Relaxed) {
+                tracing::warn!(resource = kind.resource(), %error, "the watch broke, taking it up again");
+            }
+        }
     });
     let slim = move |mut object: K| {
         object.managed_fields_mut().clear();

@@ -2,12 +2,13 @@
 
 use crate::index::JobKey;
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, Pod,
-    PodSchedulingGate, PodSpec, ResourceRequirements, SecurityContext, Service, ServiceSpec, Toleration, Volume,
-    VolumeMount,
+    Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+    HTTPGetAction, Pod, PodSchedulingGate, PodSpec, Probe, ResourceRequirements, SecurityContext, Service, ServiceSpec,
+    Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde_json::Value;
@@ -208,8 +209,11 @@ fn owner(job: &GpuJob) -> OwnerReference {
 
 fn template_spec(group: usize, spec: &serde_json::Map<String, Value>) -> Result<PodSpec, BadTemplate> {
     let bad = |field: &str, problem: String| BadTemplate { group, field: field.to_owned(), problem };
-    let spec: PodSpec = serde_json::from_value(Value::Object(spec.clone()))
-        .map_err(|error| bad("", format!("is no pod specification: {error}")))?;
+    let spec: PodSpec = serde_path_to_error::deserialize(Value::Object(spec.clone())).map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { String::new() } else { format!(".{path}") };
+        bad(&field, error.into_inner().to_string())
+    })?;
     if spec.restart_policy.as_deref().is_some_and(|policy| policy != "Never") {
         return Err(bad(
             ".restartPolicy",
@@ -299,6 +303,18 @@ fn add_sidecar(job: &GpuJob, spec: &mut PodSpec, runtime: &RuntimeImage) {
     let sidecar = Container {
         command: Some(["weft-runtime", "serve"].map(str::to_owned).to_vec()),
         restart_policy: Some("Always".to_owned()),
+        // The other containers start when the GPUs are served.
+        startup_probe: Some(Probe {
+            http_get: Some(HTTPGetAction {
+                path: Some("/readyz".to_owned()),
+                port: IntOrString::String("weft-metrics".to_owned()),
+                ..HTTPGetAction::default()
+            }),
+            period_seconds: Some(1),
+            timeout_seconds: Some(2),
+            failure_threshold: Some(120),
+            ..Probe::default()
+        }),
         ..runtime_container(job, runtime)
     };
     inits.insert(0, sidecar);

@@ -162,7 +162,8 @@ impl Writer {
                 Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
                     let name = format!("{:?} ", job.pod_name(&job.spec.groups[group].name, 0));
                     let message = status.message.replace("Pod in version \"v1\" cannot be handled as a Pod: ", "");
-                    let message = message.replace(&format!("Pod {name}is invalid: "), "");
+                    let message =
+                        message.replace(&format!("Pod {name}is invalid: "), "").replace("strict decoding error: ", "");
                     return Ok(Verdict::Refused(format!("spec.groups[{group}].template: {message}")));
                 }
                 Err(kube::Error::Api(status)) if matches!(status.code, 403 | 409) => {}

@@ -38,18 +38,21 @@ impl Work<'_> {
                 Some(Fault::Own(why)) => own.push((slot, why)),
                 Some(Fault::Lost(why)) => lost.push((slot, why)),
                 Some(Fault::NotStarted(why)) => {
+                    // The first time at once; again and again only with pauses, whatever the cause is.
+                    let before = self.slots[slot].state.refused;
+                    let not_before = (before > 0).then(|| self.now + pause_after(before));
                     self.decision.status.replacements += 1;
                     self.note(true, Reason::Replacing, why.clone());
-                    self.restart(slot, Some(why), None);
+                    self.restart(slot, Some(why), not_before);
+                    self.slots[slot].state.refused = before + 1;
                 }
                 Some(Fault::Refused(why)) => {
                     let refused = self.slots[slot].state.refused + 1;
                     if refused > MAX_REFUSED {
                         return Some((Reason::RefusedByNodes, format!("{why}, {refused} times in a row")));
                     }
-                    let pause = SignedDuration::from_millis(250 << refused.min(7));
                     self.note(true, Reason::Replacing, why.clone());
-                    self.restart(slot, Some(why), Some(self.now + pause));
+                    self.restart(slot, Some(why), Some(self.now + pause_after(refused)));
                     self.slots[slot].state.refused = refused;
                 }
             }
@@ -130,8 +133,8 @@ impl Work<'_> {
             PodLife::Succeeded => None,
             PodLife::Failed(failure) => {
                 let pod_uid = pod.uid.clone();
-                if let Some(why) = self.external_cause(pod, slot.node(), slot.gpus()) {
-                    return Some(Fault::Lost(format!("{name}: {why}")));
+                if let Some(why) = self.external_cause(slot.node(), slot.gpus()) {
+                    return lost(format!("{name}: {why}"));
                 }
                 let words = failure_words(failure);
                 let by_cluster = failure.reason.as_deref().is_some_and(|reason| BY_THE_CLUSTER.contains(&reason));
@@ -156,7 +159,7 @@ impl Work<'_> {
                 if pod.deletion_due.is_some() {
                     return lost(format!("{name} was deleted"));
                 }
-                if let Some(why) = self.external_cause(pod, slot.node(), slot.gpus()) {
+                if let Some(why) = self.external_cause(slot.node(), slot.gpus()) {
                     return lost(format!("{name}: {why}"));
                 }
                 let node = slot.node().and_then(|node| self.index.node(node));
@@ -188,13 +191,11 @@ impl Work<'_> {
     }
 
     /// A GPU or node that is no more.
-    fn external_cause(&self, pod: &PodFacts, node: Option<&str>, gpus: &[String]) -> Option<String> {
+    fn external_cause(&self, node: Option<&str>, gpus: &[String]) -> Option<String> {
         let node = node?;
         if self.index.node(node).is_none() {
             return Some(format!("node {node} is gone"));
         }
-        // After the pod's end its GPUs are others' concern, except for the question of what ended it.
-        let _ = pod;
         gpus.iter().find_map(|uuid| gpu_fault(self.index, node, uuid))
     }
 
@@ -206,7 +207,6 @@ impl Work<'_> {
         for pod in unwanted {
             self.delete(pod);
         }
-        // A pod that somebody else deletes and that does not go is forced as well: its worker waits for the name.
     }
 
     /// Deletes a pod, with as much grace as makes sense.
@@ -238,6 +238,11 @@ impl Work<'_> {
         };
         self.decision.actions.push(Action::DeletePod { pod: pod.key.clone(), uid: pod.uid.clone(), grace });
     }
+}
+
+/// A quarter of a second, doubled for each start in a row that came to nothing, at most half a minute.
+fn pause_after(refused: u32) -> SignedDuration {
+    SignedDuration::from_millis(250 << refused.min(7))
 }
 
 fn failure_words(failure: &Failure) -> String {

@@ -137,7 +137,10 @@ fn a_template_that_no_worker_can_have_is_refused_with_its_field() {
             "leave nvidia.com/gpu out of container \"a\"",
         ),
         (json!({"containers": [{"name": "weft-runtime"}]}), "is Weft's own"),
-        (json!({"containers": "a"}), "is no pod specification"),
+        (
+            json!({"containers": [{"name": "a", "command": "sh"}]}),
+            "template.spec.containers[0].command: invalid type: string",
+        ),
     ];
     for (spec, expected) in table {
         let job = job(json!({"groups": [{"name": "main", "replicas": 1, "gpus": 1, "template": template(spec)}]}));

@@ -1,0 +1,437 @@
+//! The life of jobs, decision by decision, without a cluster: the operator's own controller in a world of plain data.
+//! `World::hold` fails every test in which a GPU is given to two pods or after it failed.
+
+mod world;
+
+use serde_json::json;
+use weft_api::job::{Phase, WorkerPhase, condition};
+use weft_operator::facts::PodKey;
+use world::{World, gang};
+
+fn condition_of(world: &World, job: &str, type_: &str) -> Option<(String, String)> {
+    let status = world.status(job);
+    status.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.clone(), c.reason.clone()))
+}
+
+#[test]
+fn a_gang_starts_together_in_one_rack_and_succeeds_when_all_have() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({"topology": {"required": "rack"}})));
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.ready_summary.as_str()), (Phase::Running, "2/2"));
+    assert_eq!(status.placement.as_deref(), Some("rack-a: node-1, node-2"));
+    for worker in &status.workers {
+        assert_eq!(worker.planned_gpus.len(), 8);
+        assert_eq!(worker.planned_gpus, worker.allocated_gpus);
+    }
+    world.end("g-w-0", 0, "{\"ok\":true,\"checks\":[{}]}");
+    world.run();
+    assert_eq!(world.status("g").phase, Phase::Running);
+    world.end("g-w-1", 0, "");
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.ready_summary.as_str()), (Phase::Succeeded, "2/2"));
+    assert!(status.completion_time.is_some() && status.message.contains("1 check passed"), "{}", status.message);
+    assert_eq!(status.workers[0].result.as_ref().unwrap()["ok"], true);
+    assert_eq!(condition_of(&world, "g", condition::SUCCEEDED), Some(("True".into(), "AllSucceeded".into())));
+}
+
+#[test]
+fn a_gang_that_does_not_fit_holds_nothing_says_why_and_starts_when_a_node_joins() {
+    let mut world = World::demo();
+    world.submit("big", gang(3, 8, json!({"topology": {"required": "rack"}})));
+    world.submit("small", gang(2, 8, json!({})));
+    world.run();
+    let status = world.status("big");
+    assert_eq!((status.phase, status.ready_summary.as_str()), (Phase::Pending, "0/3"));
+    assert!(status.message.contains("3 workers × 8 GPUs in one rack"), "{}", status.message);
+    assert_eq!(condition_of(&world, "big", condition::PLACED), Some(("False".into(), "NoFit".into())));
+    assert!(world.pods.keys().all(|pod| !pod.name.starts_with("big")));
+    assert_eq!(world.status("small").phase, Phase::Running, "a job that waits holds nobody up");
+    world.delete_job("small");
+    world.add_node("node-4", "rack-a", 8);
+    world.run();
+    assert_eq!(world.status("big").phase, Phase::Running);
+}
+
+#[test]
+fn two_jobs_of_two_gpus_get_the_two_bridged_pairs() {
+    let mut world = World::demo();
+    let on_node_3 = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "node-3"}, "containers": [{"name": "app", "image": "i"}]}});
+    let pair = json!({"groups": [{"name": "w", "replicas": 1, "gpus": 2, "template": on_node_3}]});
+    world.submit("pair-a", pair.clone());
+    world.submit("pair-b", pair);
+    world.run();
+    let gpus = |job: &str| world.status(job).workers[0].allocated_gpus.clone();
+    let pairs = [gpus("pair-a"), gpus("pair-b")];
+    assert!(pairs.contains(&vec!["GPU-node-3-0".to_owned(), "GPU-node-3-1".to_owned()]), "{pairs:?}");
+    assert!(pairs.contains(&vec!["GPU-node-3-2".to_owned(), "GPU-node-3-3".to_owned()]), "{pairs:?}");
+}
+
+#[test]
+fn only_the_worker_whose_gpu_failed_is_started_elsewhere_and_no_retry_is_spent() {
+    let mut world = World::demo();
+    world.submit(
+        "g",
+        gang(2, 4, json!({"topology": {"required": "rack"}, "failurePolicy": {"replace": "FailedWorkers"}})),
+    );
+    world.run();
+    let before = world.status("g");
+    let (node, uuid) = (before.workers[1].node.clone().unwrap(), before.workers[1].allocated_gpus[0].clone());
+    let index: usize = uuid.rsplit('-').next().unwrap().parse().unwrap();
+    let kept = world.pods[&PodKey::new("default", "g-w-0")].metadata.uid.clone();
+    world.set_health(&node, index, Some("fell off the bus (XID 79)"));
+    world.step(0);
+    assert!(world.status("g").workers[1].message.as_ref().unwrap().contains("XID 79"));
+    world.run();
+    let after = world.status("g");
+    assert_eq!((after.phase, after.restarts, after.replacements), (Phase::Running, 0, 1));
+    assert_eq!(after.workers[1].attempt, 1);
+    assert!(!after.workers[1].allocated_gpus.contains(&uuid));
+    assert_eq!(world.pods[&PodKey::new("default", "g-w-0")].metadata.uid, kept, "the other worker runs on");
+    world.set_health(&node, index, None);
+    world.submit("rest", gang(2, 4, json!({"topology": {"required": "rack"}})));
+    world.run();
+    assert_eq!(world.status("rest").phase, Phase::Running, "{}", world.status("rest").message);
+}
+
+#[test]
+fn a_crash_that_follows_a_gpu_failure_is_not_blamed_on_the_worker() {
+    let mut world = World::demo();
+    world.submit("g", gang(1, 1, json!({})));
+    world.run();
+    let worker = world.status("g").workers[0].clone();
+    let index: usize = worker.allocated_gpus[0].rsplit('-').next().unwrap().parse().unwrap();
+    world.end("g-w-0", 1, "CUDA error");
+    world.step(1);
+    assert_ne!(world.status("g").phase, Phase::Failed, "the agent's report may still come");
+    world.set_health(&worker.node.unwrap(), index, Some("XID 79"));
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.restarts, status.replacements), (Phase::Running, 0, 1));
+}
+
+#[test]
+fn a_worker_that_fails_by_itself_ends_the_job_with_its_own_words() {
+    let mut world = World::demo();
+    world.submit("g", gang(1, 1, json!({})));
+    world.run();
+    world.end("g-w-0", 3, "{\"ok\":false,\"error\":\"step saxpy: line 2: unknown identifier\"}");
+    world.step(0);
+    world.step(3);
+    let status = world.status("g");
+    assert_eq!((status.phase, status.failed), (Phase::Failed, 1));
+    assert!(
+        status.message.contains("exit code 3") && status.message.ends_with("line 2: unknown identifier"),
+        "{}",
+        status.message
+    );
+    assert_eq!(condition_of(&world, "g", condition::FAILED), Some(("True".into(), "WorkerFailed".into())));
+    assert!(world.pods.contains_key(&PodKey::new("default", "g-w-0")), "its log stays readable");
+    assert_eq!(status.workers[0].result.as_ref().unwrap()["ok"], false);
+}
+
+#[test]
+fn restarts_are_counted_paused_and_bounded() {
+    let mut world = World::demo();
+    world.submit(
+        "g",
+        gang(2, 1, json!({"failurePolicy": {"replace": "WholeGang", "maxRestarts": 1, "backoffSeconds": 20}})),
+    );
+    world.run();
+    world.end("g-w-1", 1, "");
+    world.step(0);
+    world.step(3);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.restarts), (Phase::Pending, 1));
+    assert!(status.message.contains("next start at"), "{}", status.message);
+    assert!(world.pods.is_empty(), "a whole gang is started anew");
+    world.step(20);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.workers[0].attempt, status.workers[1].attempt), (Phase::Running, 1, 1));
+    world.end("g-w-0", 1, "");
+    world.step(0);
+    world.step(3);
+    let status = world.status("g");
+    assert_eq!(status.phase, Phase::Failed);
+    assert!(status.message.contains("1 restart is used up"), "{}", status.message);
+    world.run();
+    assert_eq!(
+        world.pods.keys().map(|pod| pod.name.as_str()).collect::<Vec<_>>(),
+        ["g-w-0"],
+        "what still ran is deleted"
+    );
+}
+
+#[test]
+fn an_operator_killed_anywhere_loses_nothing_and_counts_nothing_twice() {
+    // The actions of a start are: service, two pods, then two gates in the next batch; those of a replacement follow.
+    for actions in 0..8 {
+        let mut world = World::demo();
+        world.submit(
+            "g",
+            gang(
+                2,
+                8,
+                json!({"topology": {"required": "rack"}, "failurePolicy": {"replace": "WholeGang", "maxRestarts": 5}}),
+            ),
+        );
+        world.die_after = Some(actions);
+        world.step(1);
+        world.restart_operator();
+        world.run();
+        assert_eq!(world.status("g").phase, Phase::Running, "killed after {actions} actions");
+        world.end("g-w-0", 1, "");
+        world.die_after = Some(actions);
+        world.step(0);
+        world.step(3);
+        world.restart_operator();
+        world.step(3);
+        world.run();
+        world.run();
+        let status = world.status("g");
+        assert_eq!(
+            (status.phase, status.restarts, status.replacements),
+            (Phase::Running, 1, 0),
+            "killed after {actions} actions: {}",
+            status.message
+        );
+    }
+}
+
+#[test]
+fn a_restarted_operator_leaves_running_gangs_alone_and_gives_their_gpus_to_nobody() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 4, json!({})));
+    world.run();
+    let before = (world.pods.clone(), world.status("g"));
+    world.restart_operator();
+    world.submit("next", gang(2, 4, json!({})));
+    world.run();
+    assert_eq!(world.status("g"), before.1);
+    assert!(before.0.iter().all(|(key, pod)| world.pods[key].metadata.uid == pod.metadata.uid));
+    assert_eq!(world.status("next").phase, Phase::Running);
+}
+
+#[test]
+fn gpus_of_other_pods_count_as_taken() {
+    let mut world = World::demo();
+    world.foreign_pod("notebook", "node-1", 1);
+    world.submit("g", gang(2, 8, json!({})));
+    world.run();
+    let status = world.status("g");
+    assert_eq!(status.phase, Phase::Pending, "{}", status.message);
+    assert!(status.message.contains("node"), "{}", status.message);
+    world.remove_pod(&PodKey::new("default", "notebook"));
+    world.run();
+    assert_eq!(world.status("g").phase, Phase::Running);
+}
+
+#[test]
+fn a_node_whose_plugin_is_down_takes_no_worker() {
+    let mut world = World::demo();
+    for node in ["node-1", "node-2"] {
+        world.change_node(node, |node| node["status"]["allocatable"]["nvidia.com/gpu"] = json!("0"));
+    }
+    world.submit("g", gang(1, 8, json!({})));
+    world.run();
+    let status = world.status("g");
+    assert_eq!(status.phase, Phase::Pending);
+    assert!(status.message.contains("nvidia.com/gpu"), "{}", status.message);
+}
+
+#[test]
+fn workers_of_a_lost_node_move_after_the_grace() {
+    let mut world = World::demo();
+    world.submit("g", gang(1, 8, json!({})));
+    world.run();
+    let node = world.nodes_of("g")[0].clone();
+    let since = world.now;
+    world.change_node(&node, |node| {
+        node["status"]["conditions"] =
+            json!([{"type": "Ready", "status": "Unknown", "lastTransitionTime": since.to_string()}]);
+    });
+    world.step(5);
+    assert_eq!(world.nodes_of("g"), [node.clone()], "not yet given up");
+    world.step(6);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.replacements), (Phase::Running, 1));
+    assert_ne!(world.nodes_of("g"), [node]);
+}
+
+#[test]
+fn workers_of_a_deleted_node_and_deleted_pods_are_replaced() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 4, json!({"failurePolicy": {"replace": "FailedWorkers"}})));
+    world.run();
+    world.remove_pod(&PodKey::new("default", "g-w-1"));
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.replacements), (Phase::Running, 1));
+    let node = world.nodes_of("g")[0].clone();
+    world.remove_node(&node);
+    world.run();
+    assert_eq!(world.status("g").phase, Phase::Running, "{}", world.status("g").message);
+    assert!(!world.nodes_of("g").contains(&node));
+}
+
+#[test]
+fn a_refusal_by_the_kubelet_is_repeated_without_spending_retries_but_not_forever() {
+    let mut world = World::demo();
+    world.submit("g", gang(1, 1, json!({})));
+    let mut refusals = 0;
+    for _ in 0..200 {
+        world.step(8);
+        if world.status("g").phase == Phase::Failed {
+            break;
+        }
+        if world.pods.contains_key(&PodKey::new("default", "g-w-0")) {
+            refusals += 1;
+            world.change_pod("g-w-0", |pod| {
+                pod["spec"]["nodeName"] = pod["spec"]["nodeSelector"]["kubernetes.io/hostname"].clone();
+                pod["status"] =
+                    json!({"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no GPU left"});
+            });
+            world.step(0);
+            world.remove_pod(&PodKey::new("default", "g-w-0"));
+        }
+    }
+    let status = world.status("g");
+    assert_eq!((status.phase, status.restarts, refusals), (Phase::Failed, 0, 11));
+    assert!(status.message.contains("UnexpectedAdmissionError: no GPU left"), "{}", status.message);
+}
+
+#[test]
+fn pods_that_the_api_server_refuses_leave_no_half_gang() {
+    let mut world = World::demo();
+    world.refuse_pods = Some("exceeded quota".into());
+    world.submit("g", gang(2, 8, json!({})));
+    world.step(1);
+    let status = world.status("g");
+    assert_eq!((status.phase, world.pods.len()), (Phase::Pending, 0));
+    assert!(status.message.contains("exceeded quota"), "{}", status.message);
+    world.submit("other", gang(2, 8, json!({})));
+    world.refuse_pods = None;
+    world.step(0);
+    world.run();
+    assert_eq!(world.status("other").phase, Phase::Running, "what was refused holds nothing");
+    world.delete_job("other");
+    world.step(60);
+    world.run();
+    assert_eq!(world.status("g").phase, Phase::Running);
+}
+
+#[test]
+fn wrong_jobs_fail_with_the_field_and_are_looked_at_again_when_they_change() {
+    let mut world = World::demo();
+    world.submit("level", gang(1, 1, json!({"topology": {"required": "rak"}})));
+    world.refuse_templates = Some("spec.groups[0].template: unknown field \"spec.containers[0].imagee\"".into());
+    world.submit("template", gang(1, 1, json!({})));
+    world.step(1);
+    let status = world.status("level");
+    assert_eq!(status.phase, Phase::Failed);
+    assert_eq!(
+        status.message,
+        "spec.topology.required: there is no level \"rak\"; the levels of GpuTopology \"default\" are zone, rack, host"
+    );
+    assert!(world.status("template").message.contains("imagee"), "{}", world.status("template").message);
+    assert_eq!(condition_of(&world, "template", condition::VALID), Some(("False".into(), "InvalidTemplate".into())));
+    world.refuse_templates = None;
+    world.change_job("level", |job| job.spec.topology.as_mut().unwrap().required = Some("rack".into()));
+    world.change_job("template", |_| {});
+    world.run();
+    assert_eq!((world.status("level").phase, world.status("template").phase), (Phase::Running, Phase::Running));
+}
+
+#[test]
+fn a_wrong_program_is_refused_with_the_field() {
+    let mut world = World::demo();
+    let array = |name: &str, rows: u32, columns: u32| json!({"name": name, "dtype": "f32", "shape": [rows, columns]});
+    let program = json!({"arrays": [array("a", 2, 3), array("b", 4, 5), array("c", 2, 5)], "steps": [{"gemm": {"a": "a", "b": "b", "c": "c"}}]});
+    world.submit("p", json!({"groups": [{"name": "main", "replicas": 1, "gpus": 1}], "program": program}));
+    world.run();
+    let status = world.status("p");
+    assert_eq!(status.phase, Phase::Failed);
+    assert!(status.message.starts_with("spec.program.steps[0].gemm"), "{}", status.message);
+    assert!(world.pods.is_empty());
+}
+
+#[test]
+fn a_suspended_job_lets_go_and_starts_again() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({})));
+    world.run();
+    world.change_job("g", |job| job.spec.suspend = true);
+    world.run();
+    assert_eq!((world.status("g").phase, world.pods.len()), (Phase::Suspended, 0));
+    world.change_job("g", |job| job.spec.suspend = false);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.restarts, status.replacements), (Phase::Running, 0, 0));
+}
+
+#[test]
+fn deadline_and_time_to_live_end_a_job() {
+    let mut world = World::demo();
+    world.submit("g", gang(1, 1, json!({"activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 30})));
+    world.run();
+    world.step(60);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, world.pods.len()), (Phase::Failed, 0));
+    assert_eq!(condition_of(&world, "g", condition::FAILED), Some(("True".into(), "DeadlineExceeded".into())));
+    world.step(30);
+    assert!(world.jobs.is_empty());
+}
+
+#[test]
+fn an_elastic_group_starts_with_what_fits() {
+    let mut world = World::demo();
+    let template = json!({"spec": {"containers": [{"name": "app", "image": "i"}]}});
+    world.submit(
+        "e",
+        json!({"groups": [{"name": "w", "replicas": 4, "minReplicas": 2, "gpus": 8, "template": template}]}),
+    );
+    world.run();
+    let status = world.status("e");
+    assert_eq!((status.phase, status.ready_summary.as_str()), (Phase::Running, "2/2"));
+    assert_eq!(status.groups[0].replicas, 2);
+    let env = &world.pods[&PodKey::new("default", "e-w-1")].spec.as_ref().unwrap().containers[0].env;
+    assert!(env.iter().flatten().any(|env| env.name == "WEFT_WORLD_SIZE" && env.value.as_deref() == Some("2")));
+}
+
+#[test]
+fn a_finished_worker_stays_finished_when_its_pod_is_collected() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 1, json!({"failurePolicy": {"replace": "FailedWorkers"}})));
+    world.run();
+    world.end("g-w-0", 0, "");
+    world.run();
+    world.remove_pod(&PodKey::new("default", "g-w-0"));
+    world.run();
+    let status = world.status("g");
+    assert_eq!(
+        (status.phase, status.workers[0].phase, status.replacements),
+        (Phase::Running, WorkerPhase::Succeeded, 0)
+    );
+    assert_eq!(world.pods.len(), 1);
+}
+
+#[test]
+fn an_old_report_of_a_pod_of_the_same_name_is_not_believed_of_its_successor() {
+    let mut world = World::demo();
+    world.submit("g", gang(1, 1, json!({})));
+    world.run();
+    let first = world.status("g").workers[0].clone();
+    let index: usize = first.allocated_gpus[0].rsplit('-').next().unwrap().parse().unwrap();
+    world.keep_holders = true;
+    world.set_health(&first.node.unwrap(), index, Some("XID 79"));
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.replacements), (Phase::Running, 1), "{}", status.message);
+    assert_ne!(status.workers[0].planned_gpus, first.planned_gpus);
+}

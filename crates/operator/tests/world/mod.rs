@@ -1,0 +1,409 @@
+//! A cluster of plain data around the operator's controller: it keeps what the controller writes, plays kubelet and scheduler
+//! one step at a time, and feeds the changes back as the watches would.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use weft_api::node::{GpuReport, Health, Holder, LinkReport};
+use weft_api::{GpuJob, GpuNode, GpuNodeSpec, GpuNodeStatus};
+use weft_operator::controller::Controller;
+use weft_operator::facts::{NodeFacts, PodFacts, PodKey};
+use weft_operator::index::{JobEntry, JobKey};
+use weft_operator::metrics::Metrics;
+use weft_operator::reconcile::{Action, Settings, Verdict};
+use weft_operator::watch::{Change, Kind, Seen};
+use weft_operator::worker_pod::RuntimeImage;
+use weft_operator::write::{Batch, Outcome};
+
+pub struct World {
+    controller: Controller,
+    pub now: Timestamp,
+    pub pods: BTreeMap<PodKey, Pod>,
+    pub jobs: BTreeMap<JobKey, GpuJob>,
+    nodes: BTreeMap<String, Node>,
+    reports: BTreeMap<String, GpuNode>,
+    /// What the API server answers to the creation of pods, if it refuses them.
+    pub refuse_pods: Option<String>,
+    /// What it says about templates, if it refuses them.
+    pub refuse_templates: Option<String>,
+    /// Batches of which only the first so many actions still go through: then the operator is dead.
+    pub die_after: Option<usize>,
+    /// The agents are behind: what a pod held stays in the report when the pod is gone.
+    pub keep_holders: bool,
+    next_uid: u32,
+}
+
+fn settings() -> Settings {
+    let runtime = RuntimeImage { image: "weft-runtime".into(), pull_policy: None };
+    Settings { runtime, node_lost_after: SignedDuration::from_secs(10) }
+}
+
+fn key(name: &str) -> JobKey {
+    JobKey { namespace: "default".into(), name: name.into() }
+}
+
+impl World {
+    /// The demo's nodes: two of eight H100 in rack-a, one of four A100 in bridged pairs in rack-b.
+    pub fn demo() -> Self {
+        let mut world = Self {
+            controller: Controller::new(settings(), Metrics::default()),
+            now: Timestamp::from_second(1_800_000_000).unwrap(),
+            pods: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            refuse_pods: None,
+            refuse_templates: None,
+            die_after: None,
+            keep_holders: false,
+            next_uid: 0,
+        };
+        world.restart_operator();
+        world.add_node("node-1", "rack-a", 8);
+        world.add_node("node-2", "rack-a", 8);
+        world.add_node("node-3", "rack-b", 4);
+        world
+    }
+
+    /// A new operator that knows nothing lists the world.
+    pub fn restart_operator(&mut self) {
+        self.controller = Controller::new(settings(), Metrics::default());
+        self.die_after = None;
+        let nodes = self.nodes.values().map(|node| Seen::Node(NodeFacts::of(node.clone()))).collect();
+        let reports = self.reports.values().map(|report| Seen::Report(report.clone())).collect();
+        let pods = self.pods.values().map(|pod| Seen::Pod(Box::new(PodFacts::of(pod.clone())))).collect();
+        let jobs = self.jobs.values().map(seen_job).collect();
+        let lists: [(Kind, Vec<Seen>); 5] = [
+            (Kind::Levels, vec![]),
+            (Kind::Node, nodes),
+            (Kind::Report, reports),
+            (Kind::Pod, pods),
+            (Kind::Job, jobs),
+        ];
+        for (kind, list) in lists {
+            self.controller.apply(Change { kind, event: Event::Init });
+            for seen in list {
+                self.controller.apply(Change { kind, event: Event::InitApply(seen) });
+            }
+            self.controller.apply(Change { kind, event: Event::InitDone });
+        }
+    }
+
+    pub fn add_node(&mut self, name: &str, rack: &str, gpus: u32) {
+        let node = json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "topology.weft.dev/rack": rack}},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "allocatable": {"cpu": "64", "memory": "1Ti", "pods": "110", "nvidia.com/gpu": gpus.to_string()},
+            },
+        });
+        self.set_node(serde_json::from_value(node).unwrap());
+        let gpu = |index: u32| GpuReport {
+            index,
+            uuid: format!("GPU-{name}-{index}"),
+            product: if gpus == 8 { "NVIDIA H100 80GB HBM3" } else { "NVIDIA A100 80GB PCIe" }.into(),
+            memory_bytes: 80 << 30,
+            numa: Some(index * 2 / gpus),
+            ..GpuReport::default()
+        };
+        let wire = |a: u32, b: u32| match (gpus, a / 2 == b / 2) {
+            (8, _) => "NVS18+NODE",
+            (_, true) => "NV12+NODE",
+            (_, false) => "SYS",
+        };
+        let pairs = (0..gpus).flat_map(|a| (a + 1..gpus).map(move |b| (a, b)));
+        let links = pairs.map(|(a, b)| LinkReport { a, b, wire: wire(a, b).into() }).collect();
+        let mut report = GpuNode::new(name, GpuNodeSpec {});
+        report.status = Some(GpuNodeStatus { gpus: (0..gpus).map(gpu).collect(), links, ..GpuNodeStatus::default() });
+        self.set_report(report);
+    }
+
+    pub fn change_node(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut value = serde_json::to_value(&self.nodes[name]).unwrap();
+        change(&mut value);
+        self.set_node(serde_json::from_value(value).unwrap());
+    }
+
+    pub fn remove_node(&mut self, name: &str) {
+        let node = self.nodes.remove(name).unwrap();
+        self.controller.apply(Change { kind: Kind::Node, event: Event::Delete(Seen::Node(NodeFacts::of(node))) });
+    }
+
+    fn set_node(&mut self, node: Node) {
+        self.nodes.insert(node.name_any(), node.clone());
+        self.controller.apply(Change { kind: Kind::Node, event: Event::Apply(Seen::Node(NodeFacts::of(node))) });
+    }
+
+    fn set_report(&mut self, report: GpuNode) {
+        self.reports.insert(report.name_any(), report.clone());
+        self.controller.apply(Change { kind: Kind::Report, event: Event::Apply(Seen::Report(report)) });
+    }
+
+    /// The agent of `node` reports that a GPU failed, or recovered.
+    pub fn set_health(&mut self, node: &str, gpu: usize, reason: Option<&str>) {
+        let mut report = self.reports[node].clone();
+        let gpu = &mut report.status.as_mut().unwrap().gpus[gpu];
+        gpu.health = if reason.is_some() { Health::Unhealthy } else { Health::Healthy };
+        gpu.reason = reason.map(str::to_owned);
+        self.set_report(report);
+    }
+
+    pub fn submit(&mut self, name: &str, spec: Value) {
+        self.next_uid += 1;
+        let value = json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "GpuJob", "spec": spec,
+            "metadata": {
+                "name": name, "namespace": "default", "uid": format!("job-{}", self.next_uid), "generation": 1,
+                "creationTimestamp": Time(self.now + SignedDuration::from_millis(i64::from(self.next_uid))),
+            },
+        });
+        self.set_job(serde_json::from_value(value).unwrap());
+    }
+
+    pub fn change_job(&mut self, name: &str, change: impl FnOnce(&mut GpuJob)) {
+        let mut job = self.jobs[&key(name)].clone();
+        change(&mut job);
+        job.metadata.generation = job.metadata.generation.map(|generation| generation + 1);
+        self.set_job(job);
+    }
+
+    pub fn delete_job(&mut self, name: &str) {
+        let job = self.jobs.remove(&key(name)).unwrap();
+        self.controller.apply(Change { kind: Kind::Job, event: Event::Delete(seen_job(&job)) });
+        let uid = job.uid().unwrap();
+        let owned = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.uid == uid);
+        let pods: Vec<PodKey> = self.pods.iter().filter(|(_, pod)| owned(pod)).map(|(key, _)| key.clone()).collect();
+        pods.iter().for_each(|pod| self.remove_pod(pod));
+    }
+
+    fn set_job(&mut self, job: GpuJob) {
+        self.jobs.insert(key(&job.name_any()), job.clone());
+        self.controller.apply(Change { kind: Kind::Job, event: Event::Apply(seen_job(&job)) });
+    }
+
+    fn set_pod(&mut self, pod: Pod) {
+        let facts = PodFacts::of(pod.clone());
+        self.pods.insert(facts.key.clone(), pod);
+        self.controller.apply(Change { kind: Kind::Pod, event: Event::Apply(Seen::Pod(Box::new(facts))) });
+    }
+
+    pub fn remove_pod(&mut self, pod: &PodKey) {
+        let Some(pod) = self.pods.remove(pod) else { return };
+        self.release(&pod);
+        self.controller.apply(Change { kind: Kind::Pod, event: Event::Delete(Seen::Pod(Box::new(PodFacts::of(pod)))) });
+    }
+
+    pub fn change_pod(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut value = serde_json::to_value(&self.pods[&PodKey::new("default", name)]).unwrap();
+        change(&mut value);
+        self.set_pod(serde_json::from_value(value).unwrap());
+    }
+
+    /// A pod that Weft did not make.
+    pub fn foreign_pod(&mut self, name: &str, node: &str, gpus: u32) {
+        let limits = json!({"limits": {"nvidia.com/gpu": gpus.to_string()}});
+        let pod = json!({
+            "metadata": {"name": name, "namespace": "default", "uid": name},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "resources": limits}]}, "status": {"phase": "Running"},
+        });
+        self.set_pod(serde_json::from_value(pod).unwrap());
+    }
+
+    /// Ends a worker's container with this code and last message.
+    pub fn end(&mut self, pod: &str, code: i32, message: &str) {
+        let phase = if code == 0 { "Succeeded" } else { "Failed" };
+        self.change_pod(pod, |pod| {
+            let ended = json!({"terminated": {"exitCode": code, "reason": "Error", "message": message}});
+            let container = json!({"name": pod["spec"]["containers"][0]["name"], "state": ended, "ready": false, "restartCount": 0, "image": "", "imageID": ""});
+            pod["status"] = json!({"phase": phase, "containerStatuses": [container]});
+        });
+        let pod = self.pods[&PodKey::new("default", pod)].clone();
+        self.release(&pod);
+    }
+
+    /// Time passes; the operator does what there is to do.
+    pub fn step(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+        for _ in 0..50 {
+            let batches = self.controller.decide(self.now);
+            if batches.is_empty() {
+                return;
+            }
+            for batch in batches {
+                let outcome = self.execute(batch);
+                if self.die_after == Some(0) {
+                    return;
+                }
+                self.controller.settle(outcome, self.now);
+            }
+        }
+        panic!("the operator does not come to rest");
+    }
+
+    /// Scheduler and kubelets do their part, and the operator after them, until nothing changes.
+    pub fn run(&mut self) {
+        for _ in 0..10 {
+            self.step(1);
+            let before = self.pods.clone();
+            self.kubelet();
+            self.step(0);
+            if self.pods == before {
+                return;
+            }
+        }
+        panic!("the world does not come to rest");
+    }
+
+    /// Binds and starts every pod without gates, and ends every pod that is being deleted.
+    fn kubelet(&mut self) {
+        for (key, pod) in self.pods.clone() {
+            if pod.metadata.deletion_timestamp.is_some() {
+                self.remove_pod(&key);
+                continue;
+            }
+            let spec = pod.spec.as_ref().unwrap();
+            if spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()) || spec.node_name.is_some() {
+                continue;
+            }
+            let node = spec.node_selector.as_ref().unwrap()["kubernetes.io/hostname"].clone();
+            let name = key.name.clone();
+            self.change_pod(&name, |pod| pod["spec"]["nodeName"] = json!(node));
+            self.hold(&pod, &node);
+            self.change_pod(&name, |pod| {
+                let running = json!({"running": {}});
+                let container = json!({"name": "c", "state": running, "ready": true, "restartCount": 0, "image": "", "imageID": ""});
+                pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [container]});
+            });
+        }
+    }
+
+    fn hold(&mut self, pod: &Pod, node: &str) {
+        if self.keep_holders {
+            return;
+        }
+        let planned = pod.annotations().get("weft.dev/gpus").cloned().unwrap_or_default();
+        let mut report = self.reports[node].clone();
+        for gpu in &mut report.status.as_mut().unwrap().gpus {
+            if planned.split(',').any(|uuid| uuid == gpu.uuid) {
+                assert!(
+                    gpu.holder.is_none(),
+                    "{} is given to two pods: {:?} and {}",
+                    gpu.uuid,
+                    gpu.holder,
+                    pod.name_any()
+                );
+                assert_eq!(gpu.health, Health::Healthy, "{} is given though it failed", gpu.uuid);
+                gpu.holder = Some(Holder { namespace: "default".into(), pod: pod.name_any(), container: "app".into() });
+            }
+        }
+        self.set_report(report);
+    }
+
+    fn release(&mut self, pod: &Pod) {
+        if self.keep_holders {
+            return;
+        }
+        for mut report in self.reports.values().cloned().collect::<Vec<_>>() {
+            let gpus = report.status.iter_mut().flat_map(|status| &mut status.gpus);
+            let mut changed = false;
+            for gpu in gpus.filter(|gpu| gpu.holder.as_ref().is_some_and(|holder| holder.pod == pod.name_any())) {
+                gpu.holder = None;
+                changed = true;
+            }
+            if changed {
+                self.set_report(report);
+            }
+        }
+    }
+
+    fn execute(&mut self, batch: Batch) -> Outcome {
+        let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
+        if !self.jobs.get(&batch.key).is_some_and(|job| job.uid().as_deref() == Some(&batch.uid)) {
+            return outcome;
+        }
+        if let Some(status) = batch.status {
+            let mut job = self.jobs[&batch.key].clone();
+            job.status = Some(status.clone());
+            self.set_job(job);
+            outcome.status = Some(status);
+        }
+        for action in batch.actions {
+            if let Some(left) = &mut self.die_after {
+                if *left == 0 {
+                    return outcome;
+                }
+                *left -= 1;
+            }
+            match action {
+                Action::ProbeTemplates => {
+                    outcome.verdict = Some(self.refuse_templates.clone().map_or(Verdict::Fine, Verdict::Refused));
+                }
+                Action::EnsureSupport => {}
+                Action::CreatePod(pod) => self.create(*pod, &mut outcome),
+                Action::DeletePod { pod, uid, grace } => self.delete(&pod, &uid, grace),
+                Action::LiftGate { pod, rest, .. } => {
+                    assert!(rest.is_empty());
+                    self.change_pod(&pod.name, |pod| {
+                        pod["spec"].as_object_mut().unwrap().remove("schedulingGates");
+                    });
+                }
+                Action::DeleteJob => self.delete_job(&batch.key.name),
+            }
+        }
+        outcome
+    }
+
+    fn create(&mut self, mut pod: Pod, outcome: &mut Outcome) {
+        let key = PodKey::new("default", &pod.name_any());
+        if let Some(why) = &self.refuse_pods {
+            outcome.refused = Some(why.clone());
+            return outcome.not_created.push(key);
+        }
+        if self.pods.contains_key(&key) {
+            return outcome.not_created.push(key);
+        }
+        self.next_uid += 1;
+        pod.metadata.uid = Some(format!("pod-{}", self.next_uid));
+        self.set_pod(pod);
+    }
+
+    fn delete(&mut self, key: &PodKey, uid: &str, grace: Option<u32>) {
+        let Some(pod) = self.pods.get(key).filter(|pod| pod.uid().as_deref() == Some(uid)) else { return };
+        if grace == Some(0) || pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none()) {
+            return self.remove_pod(key);
+        }
+        let mut pod = pod.clone();
+        pod.metadata.deletion_timestamp =
+            Some(Time(self.now + SignedDuration::from_secs(i64::from(grace.unwrap_or(30)))));
+        self.set_pod(pod);
+    }
+
+    /// The status of a job.
+    pub fn status(&self, name: &str) -> weft_api::GpuJobStatus {
+        self.jobs[&key(name)].status.clone().unwrap_or_default()
+    }
+
+    /// Nodes of a job's workers by rank.
+    pub fn nodes_of(&self, name: &str) -> Vec<String> {
+        self.status(name).workers.iter().map(|worker| worker.node.clone().unwrap_or_default()).collect()
+    }
+}
+
+fn seen_job(job: &GpuJob) -> Seen {
+    let entry =
+        JobEntry { uid: job.uid().unwrap(), generation: job.metadata.generation, job: Ok(Arc::new(job.clone())) };
+    Seen::Job(key(&job.name_any()), entry)
+}
+
+/// A job of `replicas` workers with `gpus` each, with more fields of the specification in `more`.
+pub fn gang(replicas: u32, gpus: u32, more: Value) -> Value {
+    let template = json!({"spec": {"containers": [{"name": "app", "image": "i"}]}});
+    let mut spec = json!({"groups": [{"name": "w", "replicas": replicas, "gpus": gpus, "template": template}]});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    spec
+}
