@@ -1,4 +1,10 @@
 //! `weft-runtime run` and `probe`, as a user types them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in helpers of tests too, a failed expectation is the message"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! `weft-runtime serve` and its clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in helpers of tests too, a failed expectation is the message"
+)]
 
 mod common;
 

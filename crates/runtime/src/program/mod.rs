@@ -62,6 +62,9 @@ struct Run<'a> {
     references: Vec<Option<(Reference, Vec<f64>)>>,
 }
 
+/// An amount and its unit, `FLOP/s` or `B/s` once it is divided by time.
+type Work = (f64, &'static str);
+
 struct SparseOnDevice {
     host: CsrData,
     row_offsets: Memory,
@@ -138,7 +141,7 @@ impl<'a> Run<'a> {
     }
 
     /// Runs an operation. Returns seconds on the GPU, and how much work that was.
-    fn operate(&mut self, op: &Op) -> Result<(f64, Option<(f64, &'static str)>), Error> {
+    fn operate(&mut self, op: &Op) -> Result<(f64, Option<Work>), Error> {
         match op {
             Op::Launch { source, function, grid, block, shared_bytes, args } => {
                 let arguments: Vec<Argument> = args.iter().map(|arg| self.argument(*arg)).collect();
