@@ -78,6 +78,10 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         Arc::clone(&status),
         shutdown.clone(),
     )));
+    if args.standalone {
+        // There is nothing to wait for.
+        pods.listed.cancel();
+    }
     if let Some(client) = client {
         let (watching, status, stop) = (client.clone(), Arc::clone(&status), shutdown.clone());
         let name = node_name.clone();

@@ -37,19 +37,27 @@ pub struct Holder {
     pub container: String,
 }
 
-/// Who holds what, by GPU UUID.
+/// Who holds what. The default is that nobody knows, which is not the same as that nobody holds anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Holders(BTreeMap<String, Holder>);
+pub struct Holders(Option<BTreeMap<String, Holder>>);
 
 impl Holders {
+    /// Whether kubelet has answered.
+    pub fn are_known(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Who holds this GPU.
     pub fn of(&self, uuid: &str) -> Option<&Holder> {
-        self.0.get(uuid)
+        self.0.as_ref()?.get(uuid)
     }
 
     /// Whether this pod holds any GPU.
     pub fn has(&self, pod: &GpuPod) -> bool {
-        self.0.values().any(|holder| holder.namespace == pod.namespace && holder.pod == pod.name)
+        self.0
+            .iter()
+            .flat_map(BTreeMap::values)
+            .any(|holder| holder.namespace == pod.namespace && holder.pod == pod.name)
     }
 }
 
@@ -70,7 +78,7 @@ impl From<ListPodResourcesResponse> for Holders {
                 }
             }
         }
-        Holders(holders)
+        Holders(Some(holders))
     }
 }
 
@@ -90,7 +98,7 @@ pub async fn ask(socket: &Path) -> anyhow::Result<Holders> {
 
 /// Keeps `holders` up to date until `shutdown`.
 pub async fn follow(
-    socket: PathBuf,
+    path: PathBuf,
     holders: watch::Sender<Holders>,
     allocated: Arc<Notify>,
     pods: Arc<Pods>,
@@ -100,7 +108,7 @@ pub async fn follow(
     let mut failing = false;
     let mut soon: Vec<Duration> = Vec::new();
     loop {
-        match ask(&socket).await {
+        match ask(&path).await {
             Ok(now) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!("kubelet says again which pod holds which GPU");
@@ -114,7 +122,8 @@ pub async fn follow(
             Err(error) => {
                 count(&status.counters.pod_resources_errors);
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(socket = %socket.display(), %error, "kubelet does not say which pod holds which GPU; is its folder mounted?");
+                    let error = socket::cause(error.as_ref());
+                    tracing::warn!(socket = %path.display(), error, "kubelet does not say which pod holds which GPU; is its folder mounted?");
                 }
             }
         }

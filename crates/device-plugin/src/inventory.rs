@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::future::OptionFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ use crate::status::Status;
 /// How long to wait before looking for a driver again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often to see whether the driver or the set of GPUs changed.
-const REDISCOVER: Duration = Duration::from_secs(10);
+const REDISCOVER: Duration = Duration::from_secs(5);
 /// A GPU whose look has not come back for this long does not answer. Looks are a second apart and take milliseconds.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -86,6 +87,12 @@ struct Watched {
     looked: Instant,
 }
 
+/// What a look at the driver as a whole found.
+struct Look {
+    replaced: bool,
+    readable: Vec<GpuUuid>,
+}
+
 /// Why watching ended.
 enum Ended {
     GpusChanged,
@@ -100,6 +107,9 @@ impl Inventory {
                 if let Err(error) = self.read(driver).await {
                     self.complain("DriverFailed", &error);
                     tokio::time::sleep(RETRY).await;
+                    if self.restart(driver).await? {
+                        continue;
+                    }
                     break;
                 }
                 match self.watch(driver).await? {
@@ -130,6 +140,21 @@ impl Inventory {
                 }
             }
         }
+    }
+
+    /// Starts a driver again that failed. Returns whether it is still the one that is installed.
+    async fn restart(&self, driver: Driver) -> anyhow::Result<bool> {
+        let root = self.settings.root.clone();
+        let outcome = task::spawn_blocking(move || match driver.was_replaced(&root) {
+            true => None,
+            false => Some(driver.restart()),
+        });
+        match outcome.await? {
+            None => return Ok(false),
+            Some(Ok(())) => {}
+            Some(Err(error)) => self.complain("DriverFailed", &error),
+        }
+        Ok(true)
     }
 
     /// Publishes that the machine as a whole is unusable. GPUs that were known stay listed.
@@ -196,7 +221,8 @@ impl Inventory {
         self.publish();
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut rediscovered = Instant::now();
+        let mut next_look = tokio::time::Instant::now() + REDISCOVER;
+        let mut looking: Option<task::JoinHandle<Look>> = None;
         loop {
             tokio::select! {
                 Some((uuid, observation)) = observed.recv() => {
@@ -209,21 +235,25 @@ impl Inventory {
                     if self.notice_silence() {
                         self.publish();
                     }
-                    if rediscovered.elapsed() < REDISCOVER {
-                        continue;
-                    }
-                    rediscovered = Instant::now();
+                }
+                // One at a time: a driver that hangs here holds one thread, and is noticed GPU by GPU.
+                () = tokio::time::sleep_until(next_look), if looking.is_none() => {
                     let root = self.settings.root.clone();
-                    let look = move || (driver.was_replaced(&root), weft_nvml::uuids(driver));
-                    // A driver that hangs here is noticed GPU by GPU.
-                    let looked = tokio::time::timeout(SILENCE, task::spawn_blocking(look)).await;
-                    match looked {
-                        Ok(Ok((true, _))) => return Ok(Ended::DriverReplaced),
-                        // Only a GPU that is new asks for a reading; one that went is known by its own look.
-                        Ok(Ok((false, Ok(now)))) if now.iter().any(|gpu| !readable.contains(gpu)) => {
-                            return Ok(Ended::GpusChanged);
-                        }
-                        _ => {}
+                    looking = Some(task::spawn_blocking(move || Look {
+                        replaced: driver.was_replaced(&root),
+                        readable: weft_nvml::uuids(driver).unwrap_or_default(),
+                    }));
+                }
+                Some(look) = OptionFuture::from(looking.as_mut()), if looking.is_some() => {
+                    looking = None;
+                    next_look = tokio::time::Instant::now() + REDISCOVER;
+                    let look = look?;
+                    if look.replaced {
+                        return Ok(Ended::DriverReplaced);
+                    }
+                    // Only a GPU that is new asks for a reading; one that went is known by its own look.
+                    if look.readable.iter().any(|gpu| !readable.contains(gpu)) {
+                        return Ok(Ended::GpusChanged);
                     }
                 }
             }

@@ -45,6 +45,8 @@ pub struct Pods {
     table: Mutex<Table>,
     /// Told at every change.
     pub changed: Notify,
+    /// Cancelled, that is fulfilled, once all pods of the node are known.
+    pub listed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +112,9 @@ impl Pods {
                     table.insert_gpu_pod(uid, pod);
                 }
             }
+        }
+        if table.listed.is_none() {
+            self.listed.cancel();
         }
         drop(table);
         self.changed.notify_one();

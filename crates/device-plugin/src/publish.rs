@@ -83,11 +83,16 @@ fn gpu_report(
         Some(old) if old.health == health && old.reason == reason && old.since.is_some() => old.since.clone(),
         _ => standing,
     };
-    let holder = holders.of(gpu.uuid.as_str()).map(|holder| Holder {
-        namespace: holder.namespace.clone(),
-        pod: holder.pod.clone(),
-        container: holder.container.clone(),
-    });
+    let holder = match holders.of(gpu.uuid.as_str()) {
+        Some(holder) => Some(Holder {
+            namespace: holder.namespace.clone(),
+            pod: holder.pod.clone(),
+            container: holder.container.clone(),
+        }),
+        None if holders.are_known() => None,
+        // kubelet has not said yet: what was true before the agent restarted still is.
+        None => known.and_then(|old| old.holder.clone()),
+    };
     GpuReport {
         index: gpu.index,
         uuid: gpu.uuid.to_string(),
@@ -125,6 +130,11 @@ pub async fn follow(
     let name = machine.borrow().node.name().to_string();
     let publisher = Publisher { api: Api::all(client), name };
     let work = async {
+        // Until then there is nothing to say, and the last report of an agent that restarted stands.
+        let read = |snapshot: &Arc<Snapshot>| snapshot.driver.is_some() || snapshot.problem.is_some();
+        if machine.wait_for(read).await.is_err() {
+            return;
+        }
         let mut written: Option<GpuNodeStatus> = None;
         let mut retry = FIRST_RETRY;
         let mut compare = tokio::time::Instant::now();
@@ -275,6 +285,16 @@ mod tests {
             standing.since += Duration::from_secs(3600);
         }
         assert_eq!(report(&later, &Holders::default(), Some(&first), at(4000)), first);
+    }
+
+    #[test]
+    fn a_holder_stays_until_kubelet_says_otherwise() {
+        let nobody_knows = Holders::default();
+        let nobody_holds = Holders::from(weft_proto::podresources::ListPodResourcesResponse::default());
+        let mut first = report(&snapshot(), &nobody_knows, None, at(9));
+        first.gpus[0].holder = Some(Holder { namespace: "ns".into(), pod: "p".into(), container: "c".into() });
+        assert_eq!(report(&snapshot(), &nobody_knows, Some(&first), at(10)), first);
+        assert_eq!(report(&snapshot(), &nobody_holds, Some(&first), at(10)).gpus[0].holder, None);
     }
 
     #[test]

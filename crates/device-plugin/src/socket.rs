@@ -7,6 +7,15 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Error, Uri};
 use tower::service_fn;
 
+/// What lies at the bottom of an error: gRPC's own say "transport error" and keep the reason below.
+pub fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(below) = deepest.source() {
+        deepest = below;
+    }
+    deepest.to_string()
+}
+
 /// Connects to the server that listens on this socket.
 ///
 /// The address given to HTTP/2 is `localhost`: a path there is refused by servers that check it.

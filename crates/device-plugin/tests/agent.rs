@@ -190,6 +190,21 @@ async fn a_node_without_a_driver_is_ready_says_why_and_picks_the_driver_up() {
     assert_eq!(plugin.watch().await.next().await.devices.len(), 4);
 }
 
+#[tokio::test]
+async fn a_driver_that_is_upgraded_is_opened_anew() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let mut devices = plugin.watch().await;
+    devices.until_unhealthy(&[]).await;
+    node.install_driver();
+    agent.logged("the driver was replaced");
+    agent.logged("read the machine");
+    node.raise(0, Fault::Xid(48));
+    devices.until_unhealthy(&node.uuids(&[0])).await;
+}
+
 #[test]
 fn told_to_fail_without_a_driver_it_fails_with_one_sentence() {
     let node = Node::without_driver("a100x4");

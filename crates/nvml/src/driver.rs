@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
+use crate::raw;
 use crate::root::DriverRoot;
 
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -66,6 +67,22 @@ pub enum DriverError {
     },
 }
 
+impl DriverError {
+    /// Why the library did not start.
+    fn at_start(library: &Path, error: NvmlError) -> Self {
+        let library = library.to_path_buf();
+        match error {
+            NvmlError::LibloadingError(_) | NvmlError::FailedToLoadSymbol(_) => {
+                DriverError::Unloadable { library, reason: error.to_string() }
+            }
+            NvmlError::DriverNotLoaded => DriverError::NotLoaded,
+            NvmlError::LibRmVersionMismatch => DriverError::VersionMismatch { library },
+            NvmlError::NoPermission => DriverError::NoPermission,
+            source => DriverError::Init { library, source },
+        }
+    }
+}
+
 /// An open management library.
 ///
 /// The library stays loaded for the life of the process: devices and event sets borrow it from several threads, and
@@ -100,13 +117,7 @@ impl Driver {
             NvmlError::LibloadingError(_) if file.is_none() => {
                 DriverError::NotInstalled { root: root.path().to_path_buf() }
             }
-            NvmlError::LibloadingError(_) | NvmlError::FailedToLoadSymbol(_) => {
-                DriverError::Unloadable { library: library.clone(), reason: error.to_string() }
-            }
-            NvmlError::DriverNotLoaded => DriverError::NotLoaded,
-            NvmlError::LibRmVersionMismatch => DriverError::VersionMismatch { library: library.clone() },
-            NvmlError::NoPermission => DriverError::NoPermission,
-            source => DriverError::Init { library: library.clone(), source },
+            error => DriverError::at_start(&library, error),
         })?;
         Ok(Driver { nvml: Box::leak(Box::new(nvml)), library: Box::leak(library.into_boxed_path()), file })
     }
@@ -114,6 +125,13 @@ impl Driver {
     /// The file that was loaded.
     pub fn library(&self) -> &Path {
         self.library
+    }
+
+    /// Starts the library again, for a kernel module that was reloaded or came up late.
+    ///
+    /// Only while nothing is watched: what was read before is no longer valid.
+    pub fn restart(&self) -> Result<(), DriverError> {
+        raw::restart(self.nvml).map_err(|error| DriverError::at_start(self.library, error))
     }
 
     /// Whether the driver's library under `root` is no longer the file that was loaded: the driver was upgraded or

@@ -35,6 +35,23 @@ pub struct Fabric {
     pub clique: u32,
 }
 
+/// Shuts NVML down and starts it again, for a kernel module that was reloaded under it
+/// ([nvmlShutdown](https://docs.nvidia.com/deploy/nvml-api/group__nvmlInitializationAndCleanup.html)).
+///
+/// Devices from before answer with errors afterwards; nobody may be using one now.
+pub fn restart(nvml: &Nvml) -> Result<(), NvmlError> {
+    let shutdown = nvml_sym(nvml.lib().nvmlShutdown.as_ref())?;
+    let init = nvml_sym(nvml.lib().nvmlInit_v2.as_ref())?;
+    // SAFETY: neither call takes anything; NVML counts starts, and this one is paired with the start of `nvml`.
+    match nvml_try(unsafe { shutdown() }) {
+        // The last attempt to start it failed.
+        Ok(()) | Err(NvmlError::Uninitialized) => {}
+        Err(error) => return Err(error),
+    }
+    // SAFETY: as above.
+    nvml_try(unsafe { init() })
+}
+
 /// What the device at the far end of `link` is
 /// ([nvmlDeviceGetNvLinkRemoteDeviceType](https://docs.nvidia.com/deploy/nvml-api/group__NvLink.html)).
 ///

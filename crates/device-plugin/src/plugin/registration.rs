@@ -43,6 +43,8 @@ const KUBELET_SOCKET: &str = "kubelet.sock";
 const LOOK: Duration = Duration::from_secs(1);
 /// A kubelet that starts makes several files; registering once is enough.
 const DEBOUNCE: Duration = Duration::from_millis(100);
+/// How long to wait for the first list of this node's pods.
+const PLANS: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,12 +61,12 @@ pub enum RegisterError {
         source: io::Error,
     },
     /// kubelet is not there.
-    #[error("kubelet does not listen on {}: {source}; it may be restarting", socket.display())]
+    #[error("kubelet does not listen on {}: {reason}; it may be restarting", socket.display())]
     Connect {
         /// kubelet's socket.
         socket: PathBuf,
         /// Why.
-        source: tonic::transport::Error,
+        reason: String,
     },
     /// kubelet said no.
     #[error("kubelet refuses to register {GPU_RESOURCE}: {0}")]
@@ -96,6 +98,11 @@ pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: Cancellatio
         // A node without GPUs advertises nothing, not even zero.
         if machine.wait_for(|snapshot| snapshot.has_gpus()).await.is_err() {
             return;
+        }
+        // kubelet asks for GPUs as soon as it knows the plugin; the plans should be known by then. Not at any price:
+        // without an API server running pods still need their GPUs.
+        if tokio::time::timeout(PLANS, plugin.pods.listed.cancelled()).await.is_err() {
+            tracing::warn!("this node's pods are not known yet; registering without their planned GPUs");
         }
         let mut retry = FIRST_RETRY;
         let mut told = String::new();
@@ -178,10 +185,10 @@ impl Registered {
     }
 
     async fn register(&self) -> Result<(), RegisterError> {
-        let socket = &self.kubelet.0;
-        let channel = socket::connect(socket)
+        let kubelet = &self.kubelet.0;
+        let channel = socket::connect(kubelet)
             .await
-            .map_err(|source| RegisterError::Connect { socket: socket.clone(), source })?;
+            .map_err(|error| RegisterError::Connect { socket: kubelet.clone(), reason: socket::cause(&error) })?;
         let request = RegisterRequest {
             version: API_VERSION.to_owned(),
             endpoint: SOCKET.to_owned(),
@@ -194,7 +201,7 @@ impl Registered {
 
     /// Waits until kubelet no longer knows this plugin.
     async fn until_lost(mut self, changed: &Notify) {
-        let lost = |named: &(PathBuf, Option<FileId>)| file_id(&named.0) != named.1;
+        let lost = |named: &(PathBuf, Option<FileId>)| named.1.is_none() || file_id(&named.0) != named.1;
         while !lost(&self.kubelet) && !lost(&self.own) {
             tokio::select! {
                 () = changed.notified() => {}

@@ -157,3 +157,82 @@ impl DevicePlugin for Plugin {
         Ok(Response::new(PreStartContainerResponse {}))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::runtime::watcher::Event;
+    use weft_proto::deviceplugin::ContainerPreferredAllocationRequest;
+    use weft_topology::{Gpu, Node, NodeFacts};
+
+    use super::*;
+
+    /// A plugin on a node with four GPUs.
+    fn plugin() -> (Plugin, watch::Sender<Arc<Snapshot>>, watch::Sender<Holders>) {
+        let gpu = |index: u32| Gpu {
+            uuid: format!("GPU-{index}").into(),
+            index,
+            product: "GPU".into(),
+            memory_bytes: 1,
+            pci_bus_id: format!("{index}").into(),
+            numa: None,
+            health: Health::Healthy,
+            mig_profile: None,
+        };
+        let facts = NodeFacts { name: "node".into(), gpus: (0..4).map(gpu).collect(), ..NodeFacts::default() };
+        let mut snapshot = Snapshot::empty("node", None).unwrap();
+        snapshot.node = Node::new(facts).unwrap();
+        let (machine_tx, machine) = watch::channel(Arc::new(snapshot));
+        let (holders_tx, holders) = watch::channel(Holders::default());
+        let plugin =
+            Plugin { machine, holders, pods: Arc::default(), allocated: Arc::default(), status: Arc::default() };
+        (plugin, machine_tx, holders_tx)
+    }
+
+    fn bound(name: &str, planned: &str) -> Event<Pod> {
+        let pod = serde_json::json!({
+            "metadata": {"namespace": "ns", "name": name, "uid": name, "annotations": {"weft.dev/gpus": planned}},
+            "spec": {"containers": [{"name": "main", "resources": {"limits": {"nvidia.com/gpu": "2"}}}]}
+        });
+        Event::Apply(serde_json::from_value(pod).unwrap())
+    }
+
+    async fn ask(plugin: &Plugin, available: &[&str]) -> Vec<String> {
+        let request = ContainerPreferredAllocationRequest {
+            available_device_i_ds: available.iter().map(|id| (*id).to_owned()).collect(),
+            must_include_device_i_ds: Vec::new(),
+            allocation_size: 2,
+        };
+        let request = PreferredAllocationRequest { container_requests: vec![request] };
+        let answer = plugin.get_preferred_allocation(Request::new(request)).await.unwrap().into_inner();
+        answer.container_responses[0].device_i_ds.clone()
+    }
+
+    #[tokio::test]
+    async fn each_pod_gets_the_gpus_that_were_planned_for_it() {
+        let (plugin, _machine, _holders) = plugin();
+        plugin.pods.apply(bound("first", "GPU-3,GPU-1"));
+        plugin.pods.apply(bound("second", "GPU-0,GPU-2"));
+        assert_eq!(ask(&plugin, &["GPU-0", "GPU-1", "GPU-2", "GPU-3"]).await, ["GPU-1", "GPU-3"]);
+        assert_eq!(ask(&plugin, &["GPU-0", "GPU-2"]).await, ["GPU-0", "GPU-2"]);
+        assert_eq!(plugin.status.counters.preferred_planned.load(std::sync::atomic::Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_does_not_concern_kubelet_sends_no_list() {
+        let (plugin, machine, _holders) = plugin();
+        let mut lists = plugin.list_and_watch(Request::new(Empty {})).await.unwrap().into_inner();
+        assert_eq!(lists.next().await.unwrap().unwrap().devices.len(), 4);
+        machine.send_modify(|snapshot| Arc::make_mut(snapshot).unreadable.push("GPU 9".into()));
+        let sick = |snapshot: &mut Arc<Snapshot>| {
+            let node = snapshot.node.clone().with_health("GPU-2", Health::unhealthy("XID 79")).unwrap();
+            Arc::make_mut(snapshot).node = node;
+        };
+        machine.send_modify(sick);
+        let list = lists.next().await.unwrap().unwrap();
+        let unhealthy: Vec<_> = list.devices.iter().filter(|device| device.health == "Unhealthy").collect();
+        assert_eq!(unhealthy.len(), 1);
+        drop(machine);
+        assert!(lists.next().await.is_none(), "nothing else was sent");
+    }
+}

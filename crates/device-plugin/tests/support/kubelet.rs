@@ -59,7 +59,11 @@ impl Kubelet {
         let listener = UnixListener::bind(dir.join("kubelet.sock")).unwrap();
         let service = RegistrationServer::new(Registrar(sender.clone()));
         tokio::spawn(async move {
-            Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
+            Server::builder()
+                .add_service(service)
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await
+                .unwrap();
         })
     }
 
@@ -143,7 +147,11 @@ impl Holdings {
         let listener = UnixListener::bind(node.path("kubelet/pod-resources/kubelet.sock")).unwrap();
         let service = PodResourcesListerServer::new(holdings.clone());
         tokio::spawn(async move {
-            Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
+            Server::builder()
+                .add_service(service)
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await
+                .unwrap();
         });
         holdings
     }
@@ -158,10 +166,7 @@ impl Holdings {
 
 #[tonic::async_trait]
 impl PodResourcesLister for Holdings {
-    async fn list(
-        &self,
-        _: Request<ListPodResourcesRequest>,
-    ) -> Result<Response<ListPodResourcesResponse>, Status> {
+    async fn list(&self, _: Request<ListPodResourcesRequest>) -> Result<Response<ListPodResourcesResponse>, Status> {
         Ok(Response::new(ListPodResourcesResponse { pod_resources: self.0.lock().unwrap().clone() }))
     }
 

@@ -16,9 +16,10 @@ use weft_sim::state::{Fault, Isolation, Machine};
 /// Nothing here takes this long; a test that waits for it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One simulated node in a temporary folder.
+/// One node in a temporary folder: simulated, or this machine.
 pub struct Node {
     dir: TempDir,
+    real: bool,
 }
 
 impl Node {
@@ -29,13 +30,22 @@ impl Node {
         node
     }
 
-    /// A node whose driver is not installed.
-    pub fn without_driver(profile: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let node = Node { dir };
+    /// This machine, with its driver and its GPUs.
+    pub fn real() -> Self {
+        Node::empty(true)
+    }
+
+    fn empty(real: bool) -> Self {
+        let node = Node { dir: tempfile::tempdir().unwrap(), real };
         for folder in ["root", "dev", "kubelet/device-plugins", "kubelet/pod-resources"] {
             std::fs::create_dir_all(node.path(folder)).unwrap();
         }
+        node
+    }
+
+    /// A node whose driver is not installed.
+    pub fn without_driver(profile: &str) -> Self {
+        let node = Node::empty(false);
         std::fs::write(node.path("dev/nvidiactl"), "").unwrap();
         Machine::create(&node.path("machine"), Profile::load(profile).unwrap(), "node-1", Isolation::Off).unwrap();
         node
@@ -66,15 +76,15 @@ impl Node {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weft-agent"));
-        command
-            .args(["--node-name", "node-1", "--driver-root", "/opt/driver", "--log-format", "json"])
-            .arg("--driver-root-ctr-path")
-            .arg(self.path("root"))
-            .env("WEFT_SIM_STATE", self.path("machine"))
-            .env_remove("NODE_NAME")
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null());
+        // A machine with a GPU is often not the one that the tests were built on.
+        let built = env!("CARGO_BIN_EXE_weft-agent").into();
+        let mut command = Command::new(std::env::var_os("WEFT_AGENT").unwrap_or(built));
+        command.args(["--node-name", "node-1", "--log-format", "json"]);
+        if !self.real {
+            command.args(["--driver-root", "/opt/driver", "--driver-root-ctr-path"]).arg(self.path("root"));
+            command.env("WEFT_SIM_STATE", self.path("machine"));
+        }
+        command.env_remove("NODE_NAME").env("RUST_LOG", "info").stdin(Stdio::null());
         command
     }
 
@@ -99,7 +109,7 @@ impl Node {
             .arg("--cdi-dir")
             .arg(self.path("cdi"))
             .arg("--dev-dir")
-            .arg(self.path("dev"))
+            .arg(if self.real { "/dev".into() } else { self.path("dev") })
             .args(if arguments.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"][..] })
             .args(arguments)
             .stderr(Stdio::piped())
