@@ -187,7 +187,7 @@ fn numa(device: &Device<'_>, pci: &PciInfo) -> Option<u32> {
     // Room for 1024 NUMA nodes, the kernel's limit.
     const WORDS: usize = 16;
     if let Ok(words) = device.memory_affinity(WORDS, NVML_AFFINITY_SCOPE_NODE)
-        && let Some(node) = only_bit(&words.into_iter().map(u64::from).collect::<Vec<_>>())
+        && let Some(node) = only_bit(&words)
     {
         return Some(node);
     }
