@@ -3,6 +3,7 @@
 use crate::{GpuJob, GpuNode, GpuTopology};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+use serde_yaml_ng::Value;
 
 /// One file of `crds/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +23,12 @@ pub fn crds() -> Result<Vec<CrdFile>, serde_yaml_ng::Error> {
 }
 
 fn file(crd: CustomResourceDefinition) -> Result<CrdFile, serde_yaml_ng::Error> {
+    let mut crd_value = serde_yaml_ng::to_value(&crd)?;
+    drop_unsigned_formats(&mut crd_value);
     let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
     let text = format!(
         "# Generated from crates/api by `cargo run -p weft-api --bin crdgen`: change the types, not this file.\n{}",
-        quote_booleans_of_yaml_1_1(&serde_yaml_ng::to_string(&crd)?)
+        quote_booleans_of_yaml_1_1(&serde_yaml_ng::to_string(&crd_value)?)
     );
     Ok(CrdFile { name, text })
 }
@@ -44,6 +47,22 @@ fn quote_booleans_of_yaml_1_1(text: &str) -> String {
         }
     };
     text.lines().map(quote).collect()
+}
+
+/// Rust's unsigned integers are `format: uint32` to schemars, which the API server does not know and warns about at every
+/// apply. Their `minimum: 0` says the same.
+fn drop_unsigned_formats(value: &mut Value) {
+    match value {
+        Value::Mapping(map) => {
+            let unsigned = |format: &Value| format.as_str().is_some_and(|format| format.starts_with("uint"));
+            if map.get("format").is_some_and(unsigned) {
+                map.remove("format");
+            }
+            map.values_mut().for_each(drop_unsigned_formats);
+        }
+        Value::Sequence(list) => list.iter_mut().for_each(drop_unsigned_formats),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -154,7 +154,7 @@ mod tests {
             "## `spec.groups[]`",
             "| `replicas` | integer |",
             "**Required.** 1 to 10000.",
-            "- `spec.groups: group names must be unique`",
+            "- Refused: `spec.groups: group names must be unique`",
         ] {
             assert!(job.contains(part), "{part:?} is not in\n{job}");
         }

@@ -1,0 +1,91 @@
+//! The definitions in `crds/` are those of the types, and a real API server refuses what it should, naming the field.
+//!
+//! The sweep over `fixtures/` needs an API server with the definitions applied: it runs where `WEFT_TEST_KUBECONFIG` names one.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn files(folder: &Path) -> Vec<(String, String)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<(String, String)> = entries
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn the_generated_definitions_are_in_step_with_the_types() {
+    let generated: Vec<(String, String)> =
+        weft_api::crds().unwrap().into_iter().map(|file| (file.name, file.text)).collect();
+    let tracked = files(&folder("../../crds"));
+    let names = |files: &[(String, String)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&tracked), names(&generated));
+    for ((name, tracked), (_, generated)) in tracked.iter().zip(&generated) {
+        assert!(
+            tracked == generated,
+            "crds/{name} is not what the types say: run `cargo run -p weft-api --bin crdgen`"
+        );
+    }
+}
+
+#[test]
+fn jobs_that_shall_pass_are_read() {
+    let examples = files(&folder("../../deploy/examples"));
+    assert!(!examples.is_empty());
+    for (name, text) in files(&folder("fixtures/pass")).into_iter().chain(examples) {
+        let job: Result<weft_api::GpuJob, _> = serde_yaml_ng::from_str(&text);
+        assert!(job.is_ok(), "{name}: {}", job.unwrap_err());
+    }
+}
+
+#[test]
+fn no_definition_has_a_format_that_the_api_server_warns_about() {
+    for file in weft_api::crds().unwrap() {
+        assert!(!file.text.contains("format: uint"), "{}", file.name);
+    }
+}
+
+/// What the API server says to a job, by a dry run as strict as kubectl's.
+async fn apply(client: &kube::Client, text: &str) -> Result<(), String> {
+    let value: serde_json::Value = serde_yaml_ng::from_str(text).unwrap();
+    let path = "/apis/weft.dev/v1alpha1/namespaces/default/gpujobs?dryRun=All&fieldValidation=Strict";
+    let request = http::Request::post(path).header("content-type", "application/json");
+    let request = request.body(serde_json::to_vec(&value).unwrap()).unwrap();
+    match client.request::<serde_json::Value>(request).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => Err(status.message.clone()),
+        Err(error) => panic!("the API server does not answer: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn an_api_server_takes_what_shall_pass_and_names_the_field_of_what_shall_not() {
+    let Some(kubeconfig) = env::var_os("WEFT_TEST_KUBECONFIG") else {
+        eprintln!("skipped: WEFT_TEST_KUBECONFIG names no API server");
+        return;
+    };
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let client = kube::Client::try_from(config).unwrap();
+    let mut wrong = Vec::new();
+    for (name, text) in files(&folder("fixtures/pass")) {
+        if let Err(message) = apply(&client, &text).await {
+            wrong.push(format!("{name} shall pass: {message}"));
+        }
+    }
+    for (name, text) in files(&folder("fixtures/fail")) {
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# refused with: ")).unwrap();
+        match apply(&client, &text).await {
+            Ok(()) => wrong.push(format!("{name} shall not pass")),
+            Err(message) if !message.contains(expected) => wrong.push(format!("{name}: no {expected:?} in {message}")),
+            Err(_) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
