@@ -72,6 +72,7 @@ fn reduce(
     Ok(())
 }
 
+#[allow(clippy::too_many_arguments, reason = "the arguments of cuBLAS's functions")]
 fn gemv(
     handle: Handle,
     element: Element,

@@ -220,10 +220,10 @@ fn sparse_product_follows_row_starts() {
         let [v, dx, dy] = [f.memory.add(&values), f.memory.add(&x), f.memory.add(&vec![0f32; rows])];
         f.run("spmv", rows.div_ceil(128) as u32, 128, &arguments!(s, c, v, dx, dy, rows as i32));
         let y = f.memory.get::<f32>(dy);
-        for row in 0..rows {
+        for (row, got) in y.iter().enumerate() {
             let sum = (row * per_row..(row + 1) * per_row)
                 .fold(0f32, |sum, i| values[i].mul_add(x[columns[i] as usize], sum));
-            assert_eq!(y[row], sum, "{target}");
+            assert_eq!(*got, sum, "{target}");
         }
     }
 }
@@ -310,8 +310,8 @@ fn integer_corners_are_bit_exact() {
             let expected = [
                 a.wrapping_add(b),
                 u64::from(a.checked_add(b).is_none()),
-                (u128::from(a) * u128::from(b) >> 64) as u64,
-                (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64,
+                ((u128::from(a) * u128::from(b)) >> 64) as u64,
+                ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64,
                 a / b,
                 (a as i64).wrapping_rem(b as i64) as u64,
                 u64::from(u32::from_le_bytes([bytes[5], bytes[1], bytes[7], bytes[3]])),
@@ -322,7 +322,7 @@ fn integer_corners_are_bit_exact() {
                 join(lo.abs_diff(hi).wrapping_add(3), (lo & hi) | (!lo & merged)),
                 join(
                     found.checked_ilog2().unwrap_or(u32::MAX),
-                    (i64::from(lo as i32) * i64::from(hi as i32) >> 32) as u32,
+                    ((i64::from(lo as i32) * i64::from(hi as i32)) >> 32) as u32,
                 ),
                 ((a as i64 >> (i & 63)) as u64).wrapping_add(b << (i & 63)),
                 (lo as i8 as i64 as u64).wrapping_add((hi as i16 as i64 as u64).wrapping_mul(3)),
@@ -337,7 +337,9 @@ fn integer_corners_are_bit_exact() {
 #[test]
 fn votes_matches_reductions_and_shuffles_agree_with_the_whole_warp() {
     for target in TARGETS {
-        let x: Vec<i32> = random(96, 77).map(|v| (v >> 40) as i32 % 100).collect();
+        let mut x: Vec<i32> = random(96, 77).map(|v| (v >> 40) as i32 % 100).collect();
+        // The last warp agrees in `match.all`, the others do not.
+        x[64..].iter_mut().for_each(|v| *v %= 50);
         let mut f = fixture("warp", target);
         let (dx, out) = (f.memory.add(&x), f.memory.add(&vec![0i32; 96 * 16]));
         f.run("warp", 1, 96, &arguments!(dx, out));
@@ -346,7 +348,7 @@ fn votes_matches_reductions_and_shuffles_agree_with_the_whole_warp() {
         for (w, v) in x.chunks(32).enumerate() {
             let mask = |test: &dyn Fn(usize) -> bool| (0..32).fold(0u32, |m, l| m | u32::from(test(l)) << l) as i32;
             for lane in 0..32 {
-                let all_same = v.iter().all(|q| q / 1000 == v[0] / 1000);
+                let all_same = v.iter().all(|q| q / 50 == v[0] / 50);
                 let fold = |f: fn(i32, i32) -> i32| v.iter().copied().reduce(f).unwrap();
                 let up = if lane % 8 >= 3 { v[lane - 3] } else { v[lane] };
                 let down = if lane % 16 + 3 < 16 { v[lane + 3] } else { v[lane] };
@@ -355,7 +357,7 @@ fn votes_matches_reductions_and_shuffles_agree_with_the_whole_warp() {
                     mask(&|l| v[l] & 1 != 0),
                     i32::from(v.contains(&5)) | 2,
                     mask(&|l| v[l] % 3 == v[lane] % 3),
-                    if all_same { -1 + 1 } else { 0 },
+                    if all_same { -1 + 2 } else { 0 },
                     v[(lane + 7) % 32],
                     up,
                     down,

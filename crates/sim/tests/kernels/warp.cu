@@ -7,7 +7,7 @@ extern "C" __global__ void warp(const int* x, int* out) {
     o[0] = (int)__ballot_sync(all, v & 1);
     o[1] = __any_sync(all, v == 5) | __all_sync(all, v >= 0) << 1;
     o[2] = (int)__match_any_sync(all, v % 3);
-    o[3] = (int)__match_all_sync(all, v / 1000, &same) + same;
+    o[3] = (int)__match_all_sync(all, v / 50, &same) + 2 * same;
     o[4] = __shfl_sync(all, v, (lane + 7) % 32);
     o[5] = __shfl_up_sync(all, v, 3, 8);
     o[6] = __shfl_down_sync(all, v, 3, 16);

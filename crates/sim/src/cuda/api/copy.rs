@@ -129,7 +129,7 @@ fn fill<T: Copy + Send + 'static>(
     let row = count.checked_mul(size_of::<T>()).ok_or(Error::InvalidValue)?;
     let whole = pitch.checked_mul(rows - 1).and_then(|n| n.checked_add(row)).ok_or(Error::InvalidValue)?;
     let to = End::known(driver, address, whole)?;
-    if address % size_of::<T>() as u64 != 0 || (rows > 1 && pitch < row) {
+    if !address.is_multiple_of(size_of::<T>() as u64) || (rows > 1 && pitch < row) {
         return Err(Error::InvalidValue);
     }
     queue_object.submit(move || {

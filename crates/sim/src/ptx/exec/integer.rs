@@ -471,7 +471,8 @@ fn compared<T: PartialOrd + Copy>(a: [T; LANES], b: [T; LANES], compare: Compare
         Compare::Num => return !nan(),
         Compare::Nan => return nan(),
         Compare::Eq => each(|x, y| x == y),
-        Compare::Ne => each(|x, y| x < y || x > y),
+        // Not equal, and both are numbers.
+        Compare::Ne => each(|x, y| x.partial_cmp(&y).is_some_and(std::cmp::Ordering::is_ne)),
         Compare::Lt => each(|x, y| x < y),
         Compare::Le => each(|x, y| x <= y),
         Compare::Gt => each(|x, y| x > y),

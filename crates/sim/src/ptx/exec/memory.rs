@@ -292,7 +292,7 @@ impl Core<'_, '_> {
     pub(super) fn peek(&mut self, warp: &mut Warp, address: u64, lane: usize, bytes: usize) -> Option<u64> {
         let place = self.place(warp, Space::Generic, address, address, bytes as u64)?;
         // SAFETY: `place` checked the range; alignment is checked here.
-        (address % bytes as u64 == 0).then(|| unsafe { read(place.at(address, lane), bytes) })
+        address.is_multiple_of(bytes as u64).then(|| unsafe { read(place.at(address, lane), bytes) })
     }
 
     /// A value in the lane's own frame.
