@@ -2,6 +2,8 @@
 //!
 //! The sweep over `fixtures/` needs an API server with the definitions applied: it runs where `WEFT_TEST_KUBECONFIG` names one.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the test's message")]
+
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 

@@ -323,7 +323,7 @@ impl World {
 
     fn execute(&mut self, batch: Batch) -> Outcome {
         let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
-        if !self.jobs.get(&batch.key).is_some_and(|job| job.uid().as_deref() == Some(&batch.uid)) {
+        if self.jobs.get(&batch.key).is_none_or(|job| job.uid().as_deref() != Some(&batch.uid)) {
             return outcome;
         }
         if let Some(status) = batch.status {
