@@ -20,6 +20,7 @@ mod commands;
 mod component;
 mod error;
 pub mod helper;
+pub mod machine;
 pub mod network;
 mod node;
 mod node_root;

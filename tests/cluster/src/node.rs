@@ -16,6 +16,7 @@ use crate::{
     component::{Component, NodeSetting, node_files},
     error::{Doing, Error, Result, make_folder, tail, write},
     helper::{self, Task},
+    machine,
     network::namespace_path,
     node_root::NodeRoot,
     process::Process,
@@ -37,6 +38,9 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// The simulated GPUs in it, such as `h100x8`; none if `None`.
     pub profile: Option<String>,
+    /// Whether it has the machine's own NVIDIA GPUs and driver.
+    #[serde(default)]
+    pub machine_gpus: bool,
 }
 
 impl NodeSpec {
@@ -54,6 +58,12 @@ impl NodeSpec {
     /// Gives it simulated GPUs.
     pub fn profile(mut self, profile: impl Into<String>) -> Self {
         self.profile = Some(profile.into());
+        self
+    }
+
+    /// Gives it the machine's own NVIDIA GPUs and driver.
+    pub fn machine_gpus(mut self) -> Self {
+        self.machine_gpus = true;
         self
     }
 
@@ -99,11 +109,17 @@ impl Cluster {
         let mut shared: Vec<PathBuf> =
             vec![place.folder.join("conf"), place.folder.join("pki"), self.simulator_folder()];
         shared.extend(self.tool_folders());
+        let mut devices = Vec::new();
+        if node.machine_gpus {
+            devices = machine::gpu_devices()?;
+            shared.extend(machine::driver_folders()?);
+        }
         let root = NodeRoot {
             hostname: node.name.clone(),
             folder: folder.clone(),
             shared: shared.into_iter().filter(|folder| folder.exists()).collect(),
             mounted,
+            devices,
             files: node_files(index, &node.name).into_iter().map(|(path, content)| (path.into(), content)).collect(),
         };
         let description = folder.join("root.json");

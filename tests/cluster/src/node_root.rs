@@ -30,6 +30,8 @@ pub(crate) struct NodeRoot {
     pub shared: Vec<PathBuf>,
     /// Folders of the machine that the node sees at another path (the key).
     pub mounted: BTreeMap<PathBuf, PathBuf>,
+    /// Device nodes of the machine that the node has too.
+    pub devices: Vec<PathBuf>,
     /// Files that differ from the machine's, such as `/etc/hosts`.
     pub files: BTreeMap<PathBuf, String>,
 }
@@ -74,6 +76,9 @@ pub(crate) fn build(node: &NodeRoot) -> Result<()> {
         make_folder(&root.join(folder))?;
     }
     make_devices(&root.join("dev"))?;
+    for device in &node.devices {
+        copy_device(device, &inside(device))?;
+    }
     for (path, content) in &node.files {
         write(&inside(path), content)?;
     }
@@ -126,6 +131,19 @@ fn make_devices(dev: &Path) -> Result<()> {
         symlink(target, dev.join(name)).doing(|| format!("linking /dev/{name}"))?;
     }
     Ok(())
+}
+
+/// The same device under the same name.
+fn copy_device(from: &Path, to: &Path) -> Result<()> {
+    let copying = || format!("making {}", to.display());
+    let device = rustix::fs::stat(from).doing(copying)?.st_rdev;
+    if let Some(folder) = to.parent() {
+        make_folder(folder)?;
+    }
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(CWD, to, FileType::CharacterDevice, mode, device).doing(copying)?;
+    // The umask took its share.
+    rustix::fs::chmod(to, mode).doing(copying)
 }
 
 /// The machine's hierarchies again: in the node's cgroup namespace each shows the node's group as its root.

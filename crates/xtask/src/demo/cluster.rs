@@ -26,6 +26,12 @@ pub fn up(name: &str, images: Vec<PathBuf>, progress: &dyn Progress) -> Result<C
     Ok(Cluster::up(options, progress)?)
 }
 
+/// One node with the machine's own GPUs.
+pub fn up_on_this_machines_gpus(name: &str, images: Vec<PathBuf>, progress: &dyn Progress) -> Result<Cluster> {
+    let nodes = vec![NodeSpec::new("node-1").label(RACK, "rack-a").machine_gpus()];
+    Ok(Cluster::up(Options { nodes, images, ..Options::new(name) }, progress)?)
+}
+
 /// One H100 node more, in the rack of the first two.
 pub fn add_late_node(cluster: &mut Cluster, images: &[PathBuf], progress: &dyn Progress) -> Result<()> {
     cluster.add_node(h100("node-4"), images, None, progress).map(drop).context("adding node-4")

@@ -25,6 +25,11 @@ pub fn on_simulated_nodes() -> Vec<String> {
     .to_vec()
 }
 
+/// Values for nodes with a driver of their own, and images that are on the nodes already.
+pub fn on_real_nodes() -> Vec<String> {
+    ["image.registry=weft.test", "image.tag=dev", "driver.root=/"].map(str::to_owned).to_vec()
+}
+
 /// Checks the rendered manifests against the API server and installs them.
 pub fn chart(world: &World, helm: &Path, values: &[String]) -> Result<()> {
     println!("\nInstalling the chart");

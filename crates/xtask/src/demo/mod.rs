@@ -40,6 +40,9 @@ pub struct Args {
     /// Play only the steps whose letter is given, such as `--steps acg`.
     #[arg(long, value_name = "LETTERS")]
     steps: Option<String>,
+    /// Use simulated GPUs although the machine has real ones.
+    #[arg(long)]
+    simulated: bool,
     /// Unoptimised programs in the images, which are built sooner: while one works on Weft.
     #[arg(long)]
     dev: bool,
@@ -63,8 +66,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// The story with bad input, as the end-to-end tier of `cargo xtask test` runs it.
 pub fn end_to_end() -> Result<()> {
-    let args =
-        Args { json: true, keep: false, kubeconfig: None, image_registry: None, steps: None, dev: true, misuse: true };
+    let args = Args {
+        json: true,
+        keep: false,
+        kubeconfig: None,
+        image_registry: None,
+        steps: None,
+        simulated: true,
+        dev: true,
+        misuse: true,
+    };
     if run(&args)? != ExitCode::SUCCESS {
         bail!("the story is not right; `cargo xtask demo --keep` leaves the cluster up to look around");
     }
@@ -78,17 +89,23 @@ fn on_own_cluster(args: &Args) -> Result<Report> {
     let progress = Console::new();
     println!("Building (the first time takes a while: Kubernetes, containerd and the rest come from source)");
     let archives = images::build(&Image::ALL, if args.dev { Profile::Dev } else { Profile::Release })?;
-    println!("\nStarting a cluster of three real nodes in two racks: 2 × h100x8 in rack-a, a100x4 in rack-b");
-    println!(
-        "  There is no GPU and driver that can be shared out among three nodes here: the simulated driver stands in for NVIDIA's."
-    );
-    let mut cluster = cluster::up(cluster::NAME, archives.clone(), &progress)?;
-    let played = play_on(&mut cluster, args, &archives, &progress);
+    let real = weft_cluster::machine::has_gpus() && !args.simulated;
+    let mut cluster = if real {
+        println!(
+            "\nStarting a cluster of one real node with this machine's GPUs and driver (--simulated: three simulated nodes)"
+        );
+        cluster::up_on_this_machines_gpus(cluster::NAME, archives.clone(), &progress)?
+    } else {
+        println!("\nStarting a cluster of three real nodes in two racks: 2 × h100x8 in rack-a, a100x4 in rack-b");
+        println!("  Their GPUs are simulated: a stand-in for NVIDIA's driver executes the kernels.");
+        cluster::up(cluster::NAME, archives.clone(), &progress)?
+    };
+    let played = play_on(&mut cluster, args, real, &archives, &progress);
     if args.keep {
         println!("\nThe cluster stays up. Look around:");
         println!("  export KUBECONFIG={}", cluster.kubeconfig().display());
-        println!("  cargo xtask cluster kubectl --name {} -- get gj,gpunodes,pods -A", cluster::NAME);
-        println!("  cargo xtask cluster down --name {}", cluster::NAME);
+        println!("  cargo xtask cluster kubectl -- get gj,gpunodes,pods -A");
+        println!("  cargo xtask cluster down");
     } else {
         weft_cluster::down(cluster::NAME, &progress)?;
         println!(
@@ -98,13 +115,14 @@ fn on_own_cluster(args: &Args) -> Result<Report> {
     played
 }
 
-fn play_on(cluster: &mut Cluster, args: &Args, archives: &[PathBuf], progress: &Console) -> Result<Report> {
+fn play_on(cluster: &mut Cluster, args: &Args, real: bool, archives: &[PathBuf], progress: &Console) -> Result<Report> {
     let kubectl = cluster.tools().program("kubectl")?;
     let world = World::connect(kubectl, cluster.kubeconfig(), NAMESPACE)?;
-    install::chart(&world, &cluster.tools().program("helm")?, &install::on_simulated_nodes())?;
-    install::wait_until_ready(&world, cluster.nodes().len(), Some(cluster::gpus(cluster)))?;
+    let values = if real { install::on_real_nodes() } else { install::on_simulated_nodes() };
+    install::chart(&world, &cluster.tools().program("helm")?, &values)?;
+    install::wait_until_ready(&world, cluster.nodes().len(), (!real).then(|| cluster::gpus(cluster)))?;
     let prometheus = Prometheus::start(cluster, &world)?;
-    let mut report = Report::new("simulated");
+    let mut report = Report::new(if real { "real" } else { "simulated" });
     let own = Some(story::Own { cluster, archives, prometheus: &prometheus, progress });
     tell(&mut Stage { world: &world, own, report: &mut report }, args);
     Ok(report)

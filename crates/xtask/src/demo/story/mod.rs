@@ -52,19 +52,21 @@ type Act = fn(&mut Stage<'_>) -> Result<()>;
 #[derive(Clone, Copy, PartialEq)]
 enum Needs {
     Anything,
-    /// Nodes of its own: known machines, faults, processes to kill.
+    /// A cluster of the demo's own, whose network it can reach.
     OwnCluster,
+    /// And in it the simulated machines that the step speaks of, which can be made to fail.
+    SimulatedNodes,
 }
 
 const STORY: [(&str, Needs, Act); 9] = [
     ("a: a program from CUDA C on one GPU", Needs::Anything, programs::saxpy),
     ("b: library calls, checked against a CPU reference", Needs::Anything, programs::libraries),
-    ("c: a gang of 2 workers × 8 GPUs in one rack", Needs::OwnCluster, gang::starts_together),
+    ("c: a gang of 2 workers × 8 GPUs in one rack", Needs::SimulatedNodes, gang::starts_together),
     ("d: an application without CUDA uses the sidecar", Needs::Anything, sidecar::product),
-    ("e: two 2-GPU jobs get the two bridged pairs", Needs::OwnCluster, pairs::never_broken),
-    ("f: too big: waits, says why, starts when a node joins", Needs::OwnCluster, pending::until_a_node_joins),
-    ("g: a GPU fails under a worker, is replaced, recovers", Needs::OwnCluster, failure::xid_79),
-    ("h: kubelet, agent, operator and API server are killed", Needs::OwnCluster, kills::nothing_is_lost),
+    ("e: two 2-GPU jobs get the two bridged pairs", Needs::SimulatedNodes, pairs::never_broken),
+    ("f: too big: waits, says why, starts when a node joins", Needs::SimulatedNodes, pending::until_a_node_joins),
+    ("g: a GPU fails under a worker, is replaced, recovers", Needs::SimulatedNodes, failure::xid_79),
+    ("h: kubelet, agent, operator and API server are killed", Needs::SimulatedNodes, kills::nothing_is_lost),
     ("i: Prometheus names the pod of a running job", Needs::OwnCluster, metrics::name_the_pod),
 ];
 
@@ -77,8 +79,8 @@ pub fn play(stage: &mut Stage<'_>, letters: Option<&str>, with_misuse: bool) {
     for (name, needs, act) in steps {
         println!("\n  {name}");
         let started = Instant::now();
-        let (ok, error, skipped) = if *needs == Needs::OwnCluster && stage.own.is_none() {
-            (None, None, Some("needs a cluster of the demo's own: run without --kubeconfig".to_owned()))
+        let (ok, error, skipped) = if let Some(why) = stage.obstacle(*needs) {
+            (None, None, Some(why.to_owned()))
         } else {
             match act(stage) {
                 Ok(()) => (Some(true), None, None),
@@ -102,6 +104,18 @@ impl<'a> Stage<'a> {
     /// The demo's own cluster; steps that need it are only played where there is one.
     fn own(&mut self) -> Result<&mut Own<'a>> {
         self.own.as_mut().context("this step needs a cluster of the demo's own")
+    }
+
+    /// Why a step cannot be played here.
+    fn obstacle(&self, needs: Needs) -> Option<&'static str> {
+        let own = self.own.as_ref();
+        let simulated = own.is_some_and(|own| own.cluster.nodes().iter().all(|node| !node.machine_gpus));
+        match needs {
+            Needs::Anything => None,
+            _ if own.is_none() => Some("needs a cluster of the demo's own: run without --kubeconfig"),
+            Needs::SimulatedNodes if !simulated => Some("needs several known machines: run with --simulated"),
+            Needs::OwnCluster | Needs::SimulatedNodes => None,
+        }
     }
 
     /// Records a job as it ended and fails if one of its checks did.
