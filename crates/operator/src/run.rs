@@ -48,7 +48,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let server = crate::server::serve(listen, metrics.clone(), stop.clone());
     let lead = lead(options, client, metrics, stop.clone());
     tokio::select! {
-        served = server => served.with_context(|| format!("cannot serve on {listen}: another process has the port, or set --listen")),
+        // A server that ends well was told to stop, and so was `lead`: it has the lease to give back yet.
+        Err(error) = server => Err(error).with_context(|| format!("cannot serve on {listen}: another process has the port, or set --listen")),
         () = lead => Ok(()),
     }
 }
@@ -94,6 +95,8 @@ async fn lead(options: Options, client: Client, metrics: Metrics, stop: Cancella
             }
         });
         metrics.set_leader(false);
+        // The next leader counts the jobs: two counts would add up.
+        metrics.set_jobs(|_| 0, 0);
         tracing::info!(identity, "not leading any more");
     }
     if let Some(candidate) = &candidate {
