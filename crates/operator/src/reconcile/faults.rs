@@ -58,6 +58,10 @@ impl Work<'_> {
             }
         }
         let policy = self.job.spec.failure_policy();
+        if policy.replace == Replace::WholeGang && !lost.is_empty() {
+            // Workers that fail while another loses its GPU or node fail because of it: all start again, at no cost.
+            own.clear();
+        }
         if let Some((_, why)) = own.first() {
             let cost =
                 if policy.replace == Replace::WholeGang { 1 } else { u32::try_from(own.len()).unwrap_or(u32::MAX) };
