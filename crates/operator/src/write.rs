@@ -136,9 +136,9 @@ impl Writer {
                 Ok(())
             }
             Action::EnsureSupport => {
-                self.ensure::<Service>(job, worker_pod::service(job)).await?;
+                self.ensure::<Service>(job, worker_pod::service(job), outcome).await?;
                 match worker_pod::program(job).map_err(|error| format!("cannot write the program: {error}"))? {
-                    Some(program) => self.ensure::<ConfigMap>(job, program).await,
+                    Some(program) => self.ensure::<ConfigMap>(job, program, outcome).await,
                     None => Ok(()),
                 }
             }
@@ -175,7 +175,7 @@ impl Writer {
     }
 
     /// Creates an object of the job unless it is there. One of the same name that is not the job's stops the job with a sentence.
-    async fn ensure<K>(&self, job: &GpuJob, object: K) -> Result<(), String>
+    async fn ensure<K>(&self, job: &GpuJob, object: K, outcome: &mut Outcome) -> Result<(), String>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -185,12 +185,20 @@ impl Writer {
         match self.counted("support", async { api.create(&post(), &object).await.map(drop) }).await {
             Ok(()) => return Ok(()),
             Err(error) if is(&error, 409) => {}
-            Err(error) => return Err(format!("cannot create {kind} {name}: {error}")),
+            Err(error) => {
+                let trouble = format!("cannot create {kind} {name}: {error}");
+                // What does not go away by itself is said in the job's status.
+                outcome.refused = (is(&error, 403) || is(&error, 422)).then(|| trouble.clone());
+                return Err(trouble);
+            }
         }
         match api.get_opt(&name).await {
             Ok(Some(there)) if owned_by(&there, job) => Ok(()),
             Ok(Some(_)) => {
-                Err(format!("{kind} {name} is there already and is not this job's: delete it or rename the job"))
+                let trouble =
+                    format!("{kind} {name} is there already and is not this job's: delete it or rename the job");
+                outcome.refused = Some(trouble.clone());
+                Err(trouble)
             }
             Ok(None) => Err(format!("{kind} {name} of an earlier job is just being deleted")),
             Err(error) => Err(format!("cannot read {kind} {name}: {error}")),
@@ -332,7 +340,11 @@ fn gone_is_fine(result: kube::Result<()>, trouble: &str) -> Done {
 fn settle(outcome: &mut Outcome, pod: PodKey, done: Done) {
     match done {
         Done::Fine => {}
-        Done::Exists => outcome.not_created.push(pod),
+        Done::Exists => {
+            // The watch has not shown it yet: with a pause, lest it is asked for as fast as the API server answers.
+            outcome.trouble = Some(format!("pod {pod} is there already"));
+            outcome.not_created.push(pod);
+        }
         Done::Refused(why) => {
             outcome.not_created.push(pod);
             outcome.refused = Some(why);
