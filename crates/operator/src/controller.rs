@@ -262,6 +262,9 @@ impl Controller {
         self.metrics.decided(started.elapsed().as_secs_f64(), placed(&decision));
         state.wake = decision.wake;
         state.waits = waits(&decision.status);
+        for pod in decision.void {
+            self.index.forget(&pod);
+        }
         for (pod, node, claim) in decision.assume {
             self.index.assume(pod, node, claim);
         }
@@ -279,11 +282,12 @@ impl Controller {
 
     /// Takes in what became of a batch.
     pub fn settle(&mut self, outcome: Outcome, now: Timestamp) {
+        self.metrics.reconciled(outcome.trouble.is_none());
+        // What was assumed for an earlier job of the name went with it; a later one's pods are named alike.
+        let Some(state) = self.jobs.get_mut(&outcome.key).filter(|state| state.uid == outcome.uid) else { return };
         for pod in &outcome.not_created {
             self.index.forget(pod);
         }
-        self.metrics.reconciled(outcome.trouble.is_none());
-        let Some(state) = self.jobs.get_mut(&outcome.key).filter(|state| state.uid == outcome.uid) else { return };
         state.busy = false;
         if let Some(status) = outcome.status {
             state.status = status;

@@ -192,21 +192,28 @@ impl Index {
 
     /// A job as it is now; `Err` holds why it cannot be read.
     pub fn apply_job(&mut self, key: JobKey, entry: JobEntry) -> Touched {
-        self.jobs.insert(key.clone(), entry);
+        let uid = entry.uid.clone();
+        if let Some(earlier) = self.jobs.insert(key.clone(), entry).filter(|earlier| earlier.uid != uid) {
+            self.forget_workers(&key, &earlier);
+        }
         Touched::job(key)
     }
 
     /// A job is gone.
     pub fn delete_job(&mut self, key: &JobKey) -> Touched {
-        if self.jobs.remove(key).is_none() {
-            return Touched::NOTHING;
-        }
-        let assumed: Vec<PodKey> = self.assumed.keys().filter(|pod| pod.namespace == key.namespace).cloned().collect();
-        let prefix = format!("{}-", key.name);
-        for pod in assumed.iter().filter(|pod| pod.name.starts_with(&prefix)) {
-            self.forget(pod);
-        }
+        let Some(gone) = self.jobs.remove(key) else { return Touched::NOTHING };
+        self.forget_workers(key, &gone);
         Touched { jobs: [key.clone()].into(), room: true }
+    }
+
+    /// Takes back what is assumed for a job that is gone, and for no other whose name begins as its does.
+    fn forget_workers(&mut self, key: &JobKey, gone: &JobEntry) {
+        let Ok(job) = &gone.job else { return };
+        for group in &job.spec.groups {
+            for index in 0..group.replicas {
+                self.forget(&worker_key(key, &group.name, index));
+            }
+        }
     }
 
     /// A node as it is now.

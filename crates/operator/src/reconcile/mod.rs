@@ -115,6 +115,8 @@ pub struct Decision {
     pub actions: Vec<Action>,
     /// What the pods to be created claim, and where.
     pub assume: Vec<(PodKey, String, Claim)>,
+    /// Pods that were assumed and will not be: their place is gone.
+    pub void: Vec<PodKey>,
     pub notes: Vec<Note>,
     /// When to look again though nothing changes.
     pub wake: Option<Timestamp>,
@@ -219,7 +221,10 @@ impl Work<'_> {
         if let Some(message) = crate::validate::job(self.job, self.settings) {
             return Some((Reason::Invalid, message));
         }
-        if let Some(message) = crate::validate::levels(self.job, self.index.levels()) {
+        // A job that has started outlives a level: it runs on, and only a replacement finds no room.
+        if self.decision.status.start_time.is_none()
+            && let Some(message) = crate::validate::levels(self.job, self.index.levels())
+        {
             return Some((Reason::UnknownLevel, message));
         }
         match &self.memo.verdict {

@@ -94,7 +94,14 @@ impl Work<'_> {
         }
         self.decision.actions.push(Action::EnsureSupport);
         for at in waiting {
-            self.create(at, &members);
+            let node = self.slots[at].state.node.as_deref().and_then(|node| self.index.node(node));
+            if node.is_some_and(|node| node.hostname().is_some()) {
+                self.create(at, &members);
+            } else {
+                // Its node went in the meantime, or its place was taken back: the next look places it anew.
+                self.decision.void.push(self.slots[at].key.clone());
+                self.wake_at(self.now);
+            }
         }
     }
 
@@ -227,10 +234,7 @@ impl Work<'_> {
     fn create(&mut self, at: usize, members: &[worker_pod::Member]) {
         let slot = &self.slots[at];
         let Some(node) = slot.state.node.clone() else { return };
-        let Some(host) = self.index.node(&node).and_then(|facts| facts.hostname()) else {
-            // The node went in the meantime: the assumption is void, and the next look places anew.
-            return;
-        };
+        let Some(host) = self.index.node(&node).and_then(|facts| facts.hostname()) else { return };
         let gpus = &slot.state.planned_gpus;
         let made = worker_pod::worker_pod(
             self.job,
