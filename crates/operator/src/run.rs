@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a connection to the API server may take: a server that is gone is tried again soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may be silent: longer than a watch request lasts ([`watch`]). Without it, a list on a connection that
+/// died silently never ends; the watcher's own limit begins after the list.
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
 /// Name of the lease.
 const LEASE: &str = "weft-operator";
 
@@ -40,6 +43,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let mut config =
         Config::infer().await.context("no kubeconfig and no service account: run in a cluster, or set KUBECONFIG")?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
     // The operator has its own pauses, per job and per watch.
     config.default_retry = false;
     let client = Client::try_from(config).context("cannot use the kubeconfig or service account")?;
