@@ -32,7 +32,14 @@ impl Process {
         let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
         let state = fields.next()?;
         let started = fields.nth(18)?.parse().ok()?;
-        (!matches!(state, "Z" | "X")).then_some(Self { pid, started })
+        // A process whose first thread has ended is a zombie while its other threads still do: its files, and so its ports, are
+        // closed by the last of them.
+        let ended = match state {
+            "X" => true,
+            "Z" => fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1,
+            _ => false,
+        };
+        (!ended).then_some(Self { pid, started })
     }
 
     /// The process noted in a file by [`Process::save`], if it still runs.
