@@ -14,11 +14,11 @@
 //! `/run/weft-sim/machine`, or makes a private one from `WEFT_SIM_PROFILE`; with none of these the libraries behave like
 //! a driver on a machine without a GPU.
 
+pub mod cuda;
 pub mod layout;
-mod nvml;
 pub mod mathlib;
 pub mod node;
-pub mod cuda;
+mod nvml;
 pub mod profile;
 pub mod ptx;
 pub mod state;
