@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use memmap2::MmapRaw;
 use sha2::{Digest, Sha256};
@@ -334,7 +335,7 @@ impl Device {
     ///
     /// # Errors
     /// What the driver answers.
-    pub fn pin(&mut self, region: u64, map: MmapRaw) -> Result<Place, Error> {
+    pub fn pin(&mut self, region: u64, map: Arc<MmapRaw>) -> Result<Place, Error> {
         let pinned = Pinned::new(&self.context, map)?;
         let place = Place::Pinned { host: pinned.host(), device: pinned.device() };
         self.regions.insert(region, pinned);

@@ -1,6 +1,7 @@
 //! Host memory that the GPU reads and writes itself.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use cudarc::driver::sys as cuda;
 use memmap2::MmapRaw;
@@ -14,7 +15,7 @@ use crate::error::Doing;
 /// The runtime's own CPU never reads or writes the bytes: another process writes them at any time, and could cut the file
 /// short, which kills whoever touches the lost pages. The pages that the GPU was given stay, whatever happens to the file.
 pub struct Pinned {
-    map: MmapRaw,
+    map: Arc<MmapRaw>,
     device: u64,
 }
 
@@ -23,7 +24,7 @@ impl Pinned {
     ///
     /// # Errors
     /// What the driver answers: it takes memory (tmpfs, hugetlbfs), not files on a disk.
-    pub fn new(_context: &Context, map: MmapRaw) -> Result<Self, Error> {
+    pub fn new(_context: &Context, map: Arc<MmapRaw>) -> Result<Self, Error> {
         let host = map.as_mut_ptr().cast::<c_void>();
         let flags = cuda::CU_MEMHOSTREGISTER_PORTABLE | cuda::CU_MEMHOSTREGISTER_DEVICEMAP;
         let what = "pinning a region (it must lie in memory, such as an emptyDir of medium Memory)";
@@ -57,10 +58,10 @@ impl Pinned {
         self.map.len()
     }
 
-    /// Unlocks and unmaps.
+    /// Unlocks, and lets go of the mapping.
     ///
     /// # Errors
-    /// What the driver answers; the mapping is gone all the same.
+    /// What the driver answers; the mapping is let go all the same.
     pub fn release(self, _context: &Context) -> Result<(), Error> {
         // SAFETY: registered in `new`, and no copy or kernel is under way: work is synchronised before a region is released.
         unsafe { cuda::cuMemHostUnregister(self.map.as_mut_ptr().cast()) }.result().doing("releasing a region")

@@ -30,7 +30,8 @@ impl SharedFolder {
             let mode = Permissions::from_mode(0o1777);
             std::fs::set_permissions(path, mode).map_err(failed("the shared folder cannot be opened up:"))?;
         }
-        let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+        // NOFOLLOW: before a restart of the runtime, an application could have put a link to a folder of this container here.
+        let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| failed("the shared folder cannot be opened:")(error.into()))?;
         Ok(Self { path: path.to_owned(), folder })
@@ -72,6 +73,8 @@ pub(super) struct Region {
     number: u64,
     place: Place,
     bytes: usize,
+    // Keeps the addresses ours: the home GPU drops its hold on a reset, while another GPU may still copy.
+    _map: Arc<MmapRaw>,
     // Held for its Drop.
     _pinning: Pinning,
 }
@@ -87,14 +90,15 @@ struct Pinning {
 impl Region {
     /// Pins a mapped file on the home GPU's thread.
     pub(super) async fn pin(home: DeviceHandle, metrics: Arc<Metrics>, map: MmapRaw) -> Result<Self, Error> {
-        let (number, bytes) = (next_number(), map.len());
+        let (number, bytes, map) = (next_number(), map.len(), Arc::new(map));
+        let pinned = map.clone();
         // Made before the call: if the client goes away while it waits, this still unpins, behind the pinning in the queue.
         let mut pinning = Pinning { number, home: home.clone(), metrics, counted: None };
-        let place = home.call(move |device| device.pin(number, map)).await?;
+        let place = home.call(move |device| device.pin(number, pinned)).await?;
         pinning.metrics.regions.inc();
         pinning.metrics.region_bytes.inc_by(bytes as i64);
         pinning.counted = Some(bytes);
-        Ok(Self { number, place, bytes, _pinning: pinning })
+        Ok(Self { number, place, bytes, _map: map, _pinning: pinning })
     }
 
     pub(super) fn number(&self) -> u64 {
