@@ -150,8 +150,11 @@ fn run_guarded<T>(
     // The device may be halfway through a change when a job panics, but all it holds are caches and owners of GPU objects:
     // at worst an object lives until its session ends.
     let result = catch_unwind(AssertUnwindSafe(|| job(device))).unwrap_or_else(|panic| Err(from_panic(&*panic)));
+    // A job that failed halfway may have left copies on the stream: nothing that they touch may be released before they end.
+    let ended = if result.is_err() { device.context().synchronize("ending a failed request") } else { Ok(()) };
     let deferred = device.context().take_deferred_error();
-    let ruin = [result.as_ref().err(), deferred.as_ref().err()].into_iter().flatten().find(|error| error.is_sticky());
+    let errors = [result.as_ref().err(), ended.as_ref().err(), deferred.as_ref().err()];
+    let ruin = errors.into_iter().flatten().find(|error| error.is_sticky());
     let ruin = ruin.cloned();
     if let (Err(error), None) = (&deferred, &ruin) {
         tracing::warn!(gpu = device.info().index, %error, "an object was not released cleanly");
