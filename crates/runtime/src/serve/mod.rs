@@ -155,14 +155,13 @@ async fn first_out_of_service(health: Vec<watch::Receiver<Health>>) -> Error {
     for (gpu, mut health) in health.into_iter().enumerate() {
         let found = found.clone();
         tokio::spawn(async move {
-            let state = health.wait_for(|health| matches!(health, Health::OutOfService(_))).await;
-            if let Ok(state) = state
-                && let Health::OutOfService(reason) = &*state
-            {
-                let error = Error::OutOfService { gpu, reason: reason.clone() };
-                // Full means that another GPU was first.
-                let _ = found.try_send(error);
-            }
+            let reason = match health.wait_for(|health| matches!(health, Health::OutOfService(_))).await.as_deref() {
+                Ok(Health::OutOfService(reason)) => reason.clone(),
+                // While the service lives, the thread ends by itself only if it panicked.
+                Ok(Health::Serving) | Err(_) => "its thread has ended".to_owned(),
+            };
+            // Full means that another GPU was first.
+            let _ = found.try_send(Error::OutOfService { gpu, reason });
         });
     }
     drop(found);
