@@ -1,11 +1,12 @@
 //! Memory that application and runtime share.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::MmapMut;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::wire;
 
@@ -56,15 +57,19 @@ struct Unlink(PathBuf);
 
 impl File {
     pub(crate) fn create(folder: &Path, bytes: usize) -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("rs-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        // Not pid and count: each container of a pod counts its pids from 1, and a killed one leaves its file in the volume.
+        let name = format!("rs-{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
         let path = folder.join(&name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?;
         let unlink = Unlink(path);
         // The runtime may run under another user.
         rustix::fs::fchmod(&file, Mode::from_raw_mode(0o666))?;
-        rustix::fs::ftruncate(&file, bytes as u64)?;
+        // Taken now, by this process: a full volume is an error here, and not a crash or the runtime's memory later.
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes as u64) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => rustix::fs::ftruncate(&file, bytes as u64)?,
+            taken => taken?,
+        }
         // SAFETY: the file is new, under a name of our own, and the runtime neither cuts it short nor writes it outside calls.
         let map = unsafe { MmapMut::map_mut(&std::fs::File::from(file)) }?;
         Ok(Self { name, map, _unlink: unlink })
