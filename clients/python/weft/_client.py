@@ -254,7 +254,8 @@ class Client:
         try:
             # The runtime may run under another user.
             os.fchmod(file, 0o666)
-            os.ftruncate(file, size)
+            # Taken now, by this process: a full volume is an error here, and not a crash or the runtime's memory later.
+            os.posix_fallocate(file, 0, size)
             memory = mmap.mmap(file, size)
             region = self._call("OpenRegion", name=name).region
         finally:
