@@ -145,8 +145,9 @@ pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: Cancellatio
 fn watch_folder(dir: &Path, changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
     let changed = Arc::clone(changed);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let ours = |path: &PathBuf| path.ends_with(KUBELET_SOCKET) || path.ends_with(SOCKET);
-        if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(ours)) {
+        // Not our own socket: each attempt makes it anew, which would end the wait for the next one at once.
+        let kubelets = |path: &PathBuf| path.ends_with(KUBELET_SOCKET);
+        if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(kubelets)) {
             changed.notify_one();
         }
     })?;
