@@ -91,11 +91,12 @@ pub fn read(driver: Driver, node_name: &str) -> Result<Machine, DriverError> {
     Ok(Machine { driver: driver_info(driver)?, facts, boards, unreadable })
 }
 
-/// The identities of the GPUs that can be read now, by index: enough to notice that the set changed.
+/// The identities of the GPUs that [`read`] would read now, by index: enough to notice that the set changed. One that tells
+/// its identity and nothing else is not among them, so it is noticed when it can be read.
 pub fn uuids(driver: Driver) -> Result<Vec<GpuUuid>, DriverError> {
     let nvml = driver.nvml;
     let count = nvml.device_count().map_err(|source| DriverError::Call { call: "nvmlDeviceGetCount", source })?;
-    let uuid = |index| nvml.device_by_index(index).and_then(|device| device.uuid()).ok().map(GpuUuid::from);
+    let uuid = |index| read_gpu(driver, index).ok().map(|found| found.gpu.uuid);
     Ok((0..count).filter_map(uuid).collect())
 }
 
