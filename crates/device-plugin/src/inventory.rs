@@ -213,7 +213,9 @@ impl Inventory {
         });
         let known: Vec<GpuUuid> = self.health.keys().cloned().collect();
         let _monitor = Monitor::start(driver, &known, self.settings.interval, &sink)?;
-        let readable = task::spawn_blocking(move || weft_nvml::uuids(driver)).await?.unwrap_or_default();
+        let mut readable = task::spawn_blocking(move || weft_nvml::uuids(driver)).await?.unwrap_or_default();
+        // A GPU that came up since the machine was read is new.
+        readable.retain(|gpu| known.contains(gpu));
         let started = Instant::now();
         for watched in self.health.values_mut() {
             watched.looked = started;
