@@ -192,7 +192,9 @@ pub async fn keep_written(
                     tracing::info!(file = %dir.join(FILE).display(), gpus = spec.devices.len(), "wrote the CDI specification");
                     // The driver makes this node at the first use of CUDA on the host, which a fresh node has not seen.
                     if !job.dev_dir.join("nvidia-uvm").exists() {
-                        tracing::warn!("/dev/nvidia-uvm is missing, and CUDA needs it; run `nvidia-modprobe -u -c 0` on the node");
+                        tracing::warn!(
+                            "/dev/nvidia-uvm is missing, and CUDA needs it; run `nvidia-modprobe -u -c 0` on the node"
+                        );
                     }
                 }
                 Ok(spec)
