@@ -26,6 +26,10 @@ use crate::status::{Status, count};
 /// long was refused by kubelet for another reason.
 const ANSWER_VALID: Duration = Duration::from_secs(30);
 
+/// A pod that the watch showed this recently holds nothing yet: who holds GPUs under its name is the pod that it replaces,
+/// since kubelet's list of holders knows no UIDs.
+const JUST_BOUND: Duration = Duration::from_secs(1);
+
 /// A pod on this node that asks for GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuPod {
@@ -63,6 +67,8 @@ struct Entry {
     order: u64,
     pod: GpuPod,
     answered: Option<Instant>,
+    /// When it was bound, if the watch showed that; pods of a list may be old.
+    bound: Option<Instant>,
 }
 
 /// Order among pods of one list.
@@ -72,10 +78,11 @@ impl Pods {
     /// The pods that wait for GPUs, the first bound first. `holds` says whether a pod already has its GPUs.
     pub fn waiting(&self, holds: impl Fn(&GpuPod) -> bool) -> Vec<GpuPod> {
         let table = self.lock();
+        let holds = |entry: &Entry| entry.bound.is_none_or(|at| at.elapsed() > JUST_BOUND) && holds(&entry.pod);
         let mut waiting: Vec<&Entry> = table
             .pods
             .values()
-            .filter(|entry| entry.answered.is_none_or(|at| at.elapsed() > ANSWER_VALID) && !holds(&entry.pod))
+            .filter(|entry| entry.answered.is_none_or(|at| at.elapsed() > ANSWER_VALID) && !holds(entry))
             .collect();
         waiting.sort_by_key(|entry| entry.order);
         waiting.into_iter().map(|entry| entry.pod.clone()).collect()
@@ -109,7 +116,7 @@ impl Pods {
                 table.pods.retain(|uid, _| listed.iter().any(|(listed, _)| listed == uid));
                 listed.sort_by(|(_, (a, _)), (_, (b, _))| a.cmp(b));
                 for (uid, (_, pod)) in listed {
-                    table.insert_gpu_pod(uid, pod);
+                    table.insert_gpu_pod(uid, pod, None);
                 }
             }
         }
@@ -130,16 +137,17 @@ impl Table {
     fn insert(&mut self, pod: &Pod) {
         let uid = pod.uid().unwrap_or_default();
         match gpu_pod(pod) {
-            Some(gpu_pod) => self.insert_gpu_pod(uid, gpu_pod),
+            Some(gpu_pod) => self.insert_gpu_pod(uid, gpu_pod, Some(Instant::now())),
             None => {
                 self.pods.remove(&uid);
             }
         }
     }
 
-    fn insert_gpu_pod(&mut self, uid: String, pod: GpuPod) {
+    fn insert_gpu_pod(&mut self, uid: String, pod: GpuPod, bound: Option<Instant>) {
         let next = self.next;
-        let entry = self.pods.entry(uid).or_insert_with(|| Entry { order: next, pod: pod.clone(), answered: None });
+        let new = || Entry { order: next, pod: pod.clone(), answered: None, bound };
+        let entry = self.pods.entry(uid).or_insert_with(new);
         if entry.order == next {
             self.next += 1;
         }
@@ -272,6 +280,17 @@ mod tests {
         over.status.as_mut().unwrap().phase = Some("Succeeded".into());
         pods.apply(Event::Apply(over));
         assert!(names(&pods).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_was_just_bound_is_not_taken_for_the_one_that_it_replaces() {
+        let pods = Pods::default();
+        pods.apply(Event::Init);
+        pods.apply(Event::InitApply(pod("of-the-list", 1, "", 10)));
+        pods.apply(Event::InitDone);
+        pods.apply(Event::Apply(pod("worker-0", 1, "GPU-1", 20)));
+        let waiting: Vec<String> = pods.waiting(|_| true).into_iter().map(|pod| pod.name).collect();
+        assert_eq!(waiting, ["worker-0"]);
     }
 
     #[test]
