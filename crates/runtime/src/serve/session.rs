@@ -2,15 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use super::metrics::Metrics;
 use super::region::Region;
 use crate::Error;
 use crate::device::{Device, DeviceHandle};
 
-/// Sessions and handles are numbered across the whole process: a number of another connection is simply unknown.
-static NEXT: AtomicU64 = AtomicU64::new(1);
+/// Sessions and handles are numbered across the whole process: a number of another connection is simply unknown. So is one
+/// of a runtime that ended, since numbers begin with the time: a client's channel connects again by itself.
+static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    AtomicU64::new((now.as_nanos() as u64).max(1))
+});
 
 /// A fresh number.
 pub(super) fn next_number() -> u64 {
