@@ -1,6 +1,6 @@
 //! `cargo xtask crds`: the custom resource definitions, from `crates/api` into `crds/` and the chart, and their reference pages into `docs/`.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
@@ -21,8 +21,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let (definitions, pages) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let generate = ["run", "--locked", "-p", "weft-api", "--bin", "crdgen"];
-    process::run("crds", tools::cargo().args(generate).args([definitions.path(), pages.path()]))?;
+    let generator = tools::build_workspace()?.join("crdgen");
+    process::run("crds", Command::new(generator).args([definitions.path(), pages.path()]))?;
     let definitions = files(definitions.path())?;
     let copies = COPIES.map(|copy| (copy, &definitions));
     for (copy, wanted) in copies.into_iter().chain([(PAGES, &files(pages.path())?)]) {

@@ -36,6 +36,15 @@ pub fn cargo() -> Command {
     cargo
 }
 
+/// Builds every program of the workspace unoptimised, and returns the folder with them.
+///
+/// Always by this one command: cargo unites the features of what is built together, so each other selection of packages would
+/// compile the big dependencies once more. With `--tests` they are those of `cargo test`.
+pub fn build_workspace() -> Result<PathBuf> {
+    process::run("the workspace", cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))?;
+    Ok(target_folder().join("debug"))
+}
+
 /// Builds the simulator and returns the path of `weft-sim`; its library lies beside it.
 pub fn build_simulator() -> Result<PathBuf> {
     process::run("simulator", cargo().args(["build", "--locked", "-p", "weft-sim"]))?;

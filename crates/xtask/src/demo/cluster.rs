@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use weft_cluster::{Cluster, Component, NodeSpec, Options, Progress};
 
-use crate::{process, tools};
+use crate::process;
 
 /// The name of the demo's cluster, unless `--name` says otherwise.
 pub const NAME: &str = crate::cluster::DEFAULT_NAME;
@@ -20,9 +20,9 @@ fn h100(name: &str) -> NodeSpec {
 }
 
 /// Two H100 nodes in one rack, an A100 node with boards bridged in pairs in another.
-pub fn up(name: &str, images: Vec<PathBuf>, progress: &dyn Progress) -> Result<Cluster> {
+pub fn up(name: &str, images: Vec<PathBuf>, simulator: PathBuf, progress: &dyn Progress) -> Result<Cluster> {
     let nodes = vec![h100("node-1"), h100("node-2"), NodeSpec::new("node-3").label(RACK, "rack-b").profile("a100x4")];
-    let options = Options { nodes, images, simulator: Some(tools::build_simulator()?), ..Options::new(name) };
+    let options = Options { nodes, images, simulator: Some(simulator), ..Options::new(name) };
     Ok(Cluster::up(options, progress)?)
 }
 

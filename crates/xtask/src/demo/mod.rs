@@ -98,7 +98,8 @@ fn on_own_cluster(args: &Args) -> Result<Report> {
     } else {
         println!("\nStarting a cluster of three real nodes in two racks: 2 × h100x8 in rack-a, a100x4 in rack-b");
         println!("  Their GPUs are simulated: a stand-in for NVIDIA's driver executes the kernels.");
-        cluster::up(cluster::NAME, archives.clone(), &progress)?
+        let simulator = if args.dev { tools::build_workspace()?.join("weft-sim") } else { tools::build_simulator()? };
+        cluster::up(cluster::NAME, archives.clone(), simulator, &progress)?
     };
     let played = play_on(&mut cluster, args, real, &archives, &progress);
     if args.keep {

@@ -243,25 +243,18 @@ fn config(program: &str, user: &str, env: &[&str]) -> Config {
 
 /// Builds a program with cargo and returns its path.
 fn cargo_build(package: &str, program: &str, profile: Profile, target: Option<&str>) -> Result<PathBuf> {
-    let mut cargo = tools::cargo();
-    cargo.args(["build", "--locked", "-p", package, "--bin", program]);
-    let mut built = tools::target_folder();
-    if let Some(target) = target {
-        cargo.args(["--target", target]);
-        built.push(target);
-    }
-    let folder_name = match profile {
-        Profile::Release => {
-            cargo.arg("--release");
-            "release"
-        }
-        Profile::Dev => "debug",
-    };
-    process::run(program, &mut cargo)?;
-    let built = built.join(folder_name).join(program);
     if profile == Profile::Release {
-        return Ok(built);
+        let mut cargo = tools::cargo();
+        cargo.args(["build", "--locked", "--release", "-p", package, "--bin", program]);
+        let mut built = tools::target_folder();
+        if let Some(target) = target {
+            cargo.args(["--target", target]);
+            built.push(target);
+        }
+        process::run(program, &mut cargo)?;
+        return Ok(built.join("release").join(program));
     }
+    let built = tools::build_workspace()?.join(program);
     let stripped = folder().join("parts").join(format!("{program}.dev"));
     let time = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
     if time(&stripped) < time(&built) {

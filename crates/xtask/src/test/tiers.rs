@@ -75,7 +75,7 @@ fn unit() -> Result<()> {
     // The runtime's and the simulator's tests compile CUDA C with the real NVRTC, which is a download, not a build.
     tools::nvrtc().context("the runtime's tests need NVRTC")?;
     // The simulator is a shared library that tests of other crates load; `cargo test` builds it only for its own.
-    tools::build_simulator()?;
+    tools::build_workspace()?;
     process::run("tests", tools::cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]))
 }
 
