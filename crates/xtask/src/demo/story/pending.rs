@@ -13,11 +13,10 @@ pub fn until_a_node_joins(stage: &mut Stage<'_>) -> Result<()> {
     let message = stage.world.wait("too-big to say why it waits", Duration::from_secs(30), || {
         let job = stage.world.job("too-big")?;
         let message = job["status"]["message"].as_str().unwrap_or_default().to_owned();
-        Ok(if job["status"]["phase"] == "Pending" && !message.is_empty() {
-            Look::Done(message)
-        } else {
-            Look::Waiting(message)
-        })
+        // Pending comes first, with another message, while the job is being checked: the answer is there once the operator has judged.
+        let conditions = job["status"]["conditions"].as_array();
+        let judged = conditions.into_iter().flatten().any(|c| c["type"] == "Placed" && c["reason"] == "NoFit");
+        Ok(if judged { Look::Done(message) } else { Look::Waiting(message) })
     })?;
     let exact = message.contains("2 of 3") && message.contains("rack");
     checks.that("the status says exactly what is missing", exact, &*message);
