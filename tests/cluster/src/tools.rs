@@ -116,21 +116,29 @@ impl Tools {
         Self::build_modules(&wanted, progress)
     }
 
+    /// Checks that whatever is not in the cache could be built, so that a person learns of it before anything long begins.
+    pub fn can_be_built() -> Result<()> {
+        for module in MODULES.iter().filter(|module| module.name != "kwok") {
+            if !module.folder()?.exists() {
+                return preflight::check_go(preflight::find_go()).map(drop);
+            }
+        }
+        Ok(())
+    }
+
     fn build_modules(wanted: &[&Module], progress: &dyn Progress) -> Result<Self> {
-        let go = preflight::find_go();
-        let tools = cache_folder()?.join("tools");
-        make_folder(&tools)?;
         let mut folders = BTreeMap::new();
         let mut missing = VecDeque::new();
         for module in wanted {
-            let folder = tools.join(format!("{}-{}", module.name, module.key()?));
+            let folder = module.folder()?;
             if !folder.exists() {
                 missing.push_back((*module, folder.clone()));
             }
             folders.insert(module.name.to_owned(), folder);
         }
         if !missing.is_empty() {
-            let go = preflight::check_go(go)?;
+            let go = preflight::check_go(preflight::find_go())?;
+            make_folder(&cache_folder()?.join("tools"))?;
             if missing.iter().any(|(module, _)| module.cgo) {
                 preflight::debian_packages(&preflight::RUNC_BUILD, progress)?;
             }
@@ -175,6 +183,11 @@ impl Module {
     /// The module's own Go module, in this repository.
     fn source(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("components").join(self.name)
+    }
+
+    /// Where its programs are, or will be.
+    fn folder(&self) -> Result<PathBuf> {
+        Ok(cache_folder()?.join("tools").join(format!("{}-{}", self.name, self.key()?)))
     }
 
     fn linker_flags(&self) -> Result<String> {

@@ -1,5 +1,5 @@
 //! A cluster's life on this machine. Needs root, and builds Kubernetes if it is not in the cache: `cargo xtask test
-//! --tier e2e` runs it, or `cargo xtask images pause && cargo test -p weft-cluster -- --ignored`.
+//! --tier cluster` runs it, or `cargo xtask images pause && cargo test -p weft-cluster -- --ignored`.
 
 // `allow-unwrap-in-tests` does not reach the functions beside the tests.
 #![allow(clippy::unwrap_used)]

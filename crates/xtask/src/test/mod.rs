@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
+use weft_cluster::tools::Tools;
 
 pub use tiers::Tier;
 
@@ -27,6 +28,9 @@ enum Outcome {
 /// Runs the tiers in order, all of them even after a failure, and fails if one failed.
 pub fn run(args: &Args) -> Result<()> {
     let chosen: Vec<Tier> = if args.tiers.is_empty() { Tier::ALL.to_vec() } else { args.tiers.clone() };
+    if chosen.iter().any(|tier| tier.needs_components()) {
+        Tools::can_be_built()?;
+    }
     let mut results: Vec<(Tier, Outcome, Duration)> = Vec::new();
     for tier in chosen {
         println!("\n▶ {}: {}", tier.name(), tier.about());

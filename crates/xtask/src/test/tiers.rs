@@ -4,9 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use weft_cluster::tools::Tools;
 
 use super::chart;
-use crate::{demo, process, tools};
+use crate::{demo, images, process, progress::Console, tools};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Tier {
@@ -16,12 +17,13 @@ pub enum Tier {
     Generated,
     Deny,
     Chart,
+    Cluster,
     E2e,
 }
 
 impl Tier {
-    pub const ALL: [Self; 7] =
-        [Self::Format, Self::Lint, Self::Unit, Self::Generated, Self::Deny, Self::Chart, Self::E2e];
+    pub const ALL: [Self; 8] =
+        [Self::Format, Self::Lint, Self::Unit, Self::Generated, Self::Deny, Self::Chart, Self::Cluster, Self::E2e];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Tier {
             Self::Generated => "generated",
             Self::Deny => "deny",
             Self::Chart => "chart",
+            Self::Cluster => "cluster",
             Self::E2e => "e2e",
         }
     }
@@ -43,14 +46,20 @@ impl Tier {
             Self::Generated => "CRDs and reference pages are what the code generates",
             Self::Deny => "licences, duplicate versions and sources of every dependency",
             Self::Chart => "helm lint, wrong values, and install, upgrade, uninstall on a real API server",
+            Self::Cluster => "a real cluster's life: kills, power cuts, a busy port, two at once, nothing left behind",
             Self::E2e => "the demo's story and bad input on a real cluster",
         }
+    }
+
+    /// Whether it runs programs that are built with Go.
+    pub fn needs_components(self) -> bool {
+        matches!(self, Self::Chart | Self::Cluster | Self::E2e)
     }
 
     /// Why this tier cannot run here, with what to do about it; `None` if it can.
     pub fn obstacle(self) -> Option<String> {
         match self {
-            Self::E2e => tools::real_nodes_obstacle(),
+            Self::Cluster | Self::E2e => tools::real_nodes_obstacle(),
             _ => None,
         }
     }
@@ -66,6 +75,7 @@ impl Tier {
             Self::Generated => crate::crds::run(&crate::crds::Args { check: true }),
             Self::Deny => deny(),
             Self::Chart => chart(),
+            Self::Cluster => cluster(),
             Self::E2e => demo::end_to_end(),
         }
     }
@@ -92,6 +102,14 @@ fn deny() -> Result<()> {
             "sources",
         ]),
     )
+}
+
+/// Its tests are ignored in the tier `unit`, where there may be no root, and take turns: each makes a whole cluster.
+fn cluster() -> Result<()> {
+    Tools::build(false, &Console::new())?;
+    images::pause()?;
+    let life = ["test", "--workspace", "--locked", "--test", "life", "--", "--ignored", "--test-threads", "1"];
+    process::run("the cluster's life", tools::cargo().args(life))
 }
 
 fn chart() -> Result<()> {
