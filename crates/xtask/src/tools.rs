@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 use weft_cluster::{
     preflight,
     tools::{Tools, cache_folder},
@@ -68,20 +69,43 @@ const NVRTC_VERSION: &str = "13.0.88";
 /// The folder with `libnvrtc.so.13` and its builtins, fetched from NVIDIA's package on PyPI if it is not there. The
 /// package's hash is pinned in `deploy/runtime/requirements.txt`.
 pub fn nvrtc() -> Result<PathBuf> {
-    let folder = cache_folder()?.join(format!("nvrtc-{NVRTC_VERSION}"));
-    // The bigger one is renamed last, so if it is there all is there.
-    if folder.join("libnvrtc.so.13").exists() {
+    cuda_libraries(&format!("nvrtc-{NVRTC_VERSION}"), "NVRTC", "deploy/runtime/requirements.txt", &NVRTC)
+}
+
+/// The files of NVRTC.
+pub const NVRTC: [&str; 2] = ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"];
+
+/// CUDA's maths libraries that the runtime calls, and those that they load. About 1 GB.
+pub const CUDA_MATHS: [&str; 5] =
+    ["libcublasLt.so.13", "libcublas.so.13", "libnvJitLink.so.13", "libcufft.so.12", "libcusparse.so.12"];
+
+/// The folder with [`CUDA_MATHS`].
+pub fn cuda_maths() -> Result<PathBuf> {
+    let requirements = "deploy/runtime/requirements-math.txt";
+    let folder = format!("cuda-maths-{}", requirements_key(requirements)?);
+    cuda_libraries(&folder, "CUDA's maths libraries", requirements, &CUDA_MATHS)
+}
+
+/// A folder in the cache with libraries out of NVIDIA's packages on PyPI, fetched if they are not there.
+fn cuda_libraries(name: &str, what: &str, requirements: &str, libraries: &[&str]) -> Result<PathBuf> {
+    let folder = cache_folder()?.join(name);
+    if libraries.iter().all(|library| folder.join(library).exists()) {
         return Ok(folder);
     }
-    let wheels = python_packages("deploy/runtime/requirements.txt", "NVRTC", None)?;
+    let wheels = python_packages(requirements, what, None)?;
     fs::create_dir_all(&folder)?;
-    for name in ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"] {
-        let (from, new) = (wheels.path().join("nvidia/cu13/lib").join(name), folder.join(format!("{name}.new")));
-        fs::copy(&from, &new)
-            .with_context(|| format!("the package of NVRTC {NVRTC_VERSION} has no {}", from.display()))?;
-        fs::rename(&new, folder.join(name))?;
+    for library in libraries {
+        let (from, new) = (wheels.path().join("nvidia/cu13/lib").join(library), folder.join(format!("{library}.new")));
+        fs::copy(&from, &new).with_context(|| format!("the packages of {requirements} have no {}", from.display()))?;
+        fs::rename(&new, folder.join(library))?;
     }
     Ok(folder)
+}
+
+/// Part of a hash of a requirements file: another list of packages is another folder in the cache.
+pub fn requirements_key(requirements: &str) -> Result<String> {
+    let text = fs::read(workspace_root().join(requirements)).with_context(|| format!("cannot read {requirements}"))?;
+    Ok(Sha256::digest(text)[..6].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Fetches the packages that a requirements file pins by hash, for a version of Python if given, and unpacks them into
@@ -175,10 +199,14 @@ pub fn prometheus() -> Result<Prometheus> {
         let cache = cache_folder()?;
         fs::create_dir_all(&cache)?;
         let unpacked = tempfile::Builder::new().prefix("prometheus-").tempdir_in(&cache)?;
-        let mut download = Command::new("apt-get");
-        download.current_dir(unpacked.path()).args(["download", "-qq", "prometheus"]);
-        process::output(&mut download)
-            .context("Prometheus is a Debian package: run `apt-get update` once, or put one into the cache")?;
+        let download = || {
+            let mut apt = Command::new("apt-get");
+            process::output(apt.current_dir(unpacked.path()).args(["download", "-qq", "prometheus"]))
+        };
+        // A fresh machine has no list of packages yet.
+        download()
+            .or_else(|_| process::output(Command::new("apt-get").args(["update", "-qq"])).and_then(|_| download()))
+            .with_context(|| format!("Prometheus is a Debian package: put one into {} by hand", bin.display()))?;
         for package in fs::read_dir(unpacked.path())?.flatten() {
             process::output(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(unpacked.path()))?;
         }

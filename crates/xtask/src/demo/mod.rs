@@ -11,9 +11,14 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use weft_cluster::Cluster;
+use weft_cluster::{Cluster, tools::Tools};
 
-use self::{prometheus::Prometheus, report::Report, story::Stage, world::World};
+use self::{
+    prometheus::Prometheus,
+    report::Report,
+    story::Stage,
+    world::{Images, World},
+};
 use crate::{
     images::{self, Image, Profile},
     progress::Console,
@@ -37,6 +42,9 @@ pub struct Args {
     /// With --kubeconfig: where the images were pushed to.
     #[arg(long, requires = "kubeconfig", value_name = "REGISTRY")]
     image_registry: Option<String>,
+    /// With --image-registry: their tag.
+    #[arg(long, requires = "image_registry", value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
+    image_tag: String,
     /// Play only the steps whose letter is given, such as `--steps acg`.
     #[arg(long, value_name = "LETTERS")]
     steps: Option<String>,
@@ -71,6 +79,7 @@ pub fn end_to_end() -> Result<()> {
         keep: false,
         kubeconfig: None,
         image_registry: None,
+        image_tag: String::new(),
         steps: None,
         simulated: true,
         dev: true,
@@ -86,10 +95,12 @@ fn on_own_cluster(args: &Args) -> Result<Report> {
     if let Some(why) = tools::real_nodes_obstacle() {
         bail!("{why}");
     }
+    Tools::can_be_built()?;
     let progress = Console::new();
     println!("Building (the first time takes a while: Kubernetes, containerd and the rest come from source)");
-    let archives = images::build(&Image::ALL, if args.dev { Profile::Dev } else { Profile::Release })?;
     let real = weft_cluster::machine::has_gpus() && !args.simulated;
+    let wanted = if real { Image::ON_REAL_NODES } else { Image::ON_SIMULATED_NODES };
+    let archives = images::build(&wanted, if args.dev { Profile::Dev } else { Profile::Release })?;
     let mut cluster = if real {
         println!(
             "\nStarting a cluster of one real node with this machine's GPUs and driver (--simulated: three simulated nodes)"
@@ -131,13 +142,29 @@ fn play_on(cluster: &mut Cluster, args: &Args, real: bool, archives: &[PathBuf],
 
 fn on_existing_cluster(args: &Args, kubeconfig: &std::path::Path) -> Result<Report> {
     let progress = Console::new();
-    let clients = weft_cluster::tools::Tools::build_clients(&progress)?;
-    let world = World::connect(clients.program("kubectl")?, kubeconfig.to_owned(), NAMESPACE)?;
-    let values: Vec<String> = args.image_registry.iter().map(|r| format!("image.registry={r}")).collect();
-    install::chart(&world, &clients.program("helm")?, &values)?;
+    let clients = Tools::build_clients(&progress)?;
+    let mut world = World::connect(clients.program("kubectl")?, kubeconfig.to_owned(), NAMESPACE)?;
+    match (install::found(&world)?, &args.image_registry) {
+        // Its values are somebody's: it is used as it is.
+        (Some(images), _) => {
+            println!("\nWeft is installed here already ({}, tag {}): using it", images.registry, images.tag);
+            world.images = images;
+        }
+        (None, Some(registry)) => {
+            world.images = Images { registry: registry.clone(), tag: args.image_tag.clone() };
+            install::chart(&world, &clients.program("helm")?, &install::on_real_nodes())?;
+        }
+        (None, None) => bail!(
+            "Weft is not installed on this cluster, and its nodes have to pull its images from somewhere: push those of \
+             `cargo xtask images` to a registry and name it by --image-registry (and --image-tag)"
+        ),
+    }
     install::wait_until_ready(&world, 1, None)?;
-    let mut report = Report::new("real");
+    let mut report = Report::new(if install::is_simulated(&world)? { "simulated" } else { "real" });
     tell(&mut Stage { world: &world, own: None, report: &mut report }, args);
+    println!("\nThe jobs stay in namespace {NAMESPACE}, Weft in {}. To remove both:", install::NAMESPACE);
+    println!("  kubectl delete namespace {NAMESPACE}");
+    println!("  helm uninstall weft --namespace {}", install::NAMESPACE);
     Ok(report)
 }
 

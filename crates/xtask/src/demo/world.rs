@@ -1,6 +1,7 @@
 //! The cluster as the story sees it: `kubectl` to change things, as a person would; JSON through `kubectl proxy` to look.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,10 +11,41 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use crate::{process, tools};
+use crate::{images::Image, process, tools};
 
 /// How often a condition is looked at while waiting for it.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+
+/// Holds GPUs and does nothing else; its capitals are filled in.
+const HOLDER: &str = include_str!("holder.yaml");
+
+/// Where the images come from, for the chart and for the examples.
+#[derive(Debug, Clone)]
+pub struct Images {
+    pub registry: String,
+    pub tag: String,
+}
+
+impl Images {
+    /// As `cargo xtask images` names them: those that the nodes of the demo's own cluster have already.
+    pub fn on_the_nodes() -> Self {
+        Self { registry: "weft.test".to_owned(), tag: "dev".to_owned() }
+    }
+
+    /// The chart's values that say so.
+    pub fn values(&self) -> Vec<String> {
+        vec![format!("image.registry={}", self.registry), format!("image.tag={}", self.tag)]
+    }
+}
+
+/// A job that holds GPUs.
+#[derive(Debug, Clone, Copy)]
+pub struct Hold {
+    pub replicas: u32,
+    /// Per worker.
+    pub gpus: u32,
+    pub seconds: u32,
+}
 
 pub struct World {
     kubectl: PathBuf,
@@ -21,12 +53,14 @@ pub struct World {
     proxy: Child,
     base: String,
     http: ureq::Agent,
+    /// Where its images come from.
+    pub images: Images,
     /// Where the story's jobs live.
     pub namespace: String,
 }
 
 impl World {
-    /// Connects to the cluster of `kubeconfig` and makes the namespace.
+    /// Connects to the cluster of `kubeconfig` and makes the namespace, or clears it of an earlier demo's jobs.
     pub fn connect(kubectl: PathBuf, kubeconfig: PathBuf, namespace: &str) -> Result<Self> {
         let mut proxy = Command::new(&kubectl)
             .arg("--kubeconfig")
@@ -53,10 +87,13 @@ impl World {
             .http_status_as_error(false)
             .build()
             .new_agent();
-        let world =
-            Self { base: format!("http://{address}"), kubectl, kubeconfig, proxy, http, namespace: namespace.into() };
+        let base = format!("http://{address}");
+        let images = Images::on_the_nodes();
+        let world = Self { base, kubectl, kubeconfig, proxy, http, images, namespace: namespace.into() };
         if world.find(&format!("/api/v1/namespaces/{namespace}"))?.is_none() {
             world.kubectl(&["create", "namespace", namespace])?;
+        } else if world.find(&format!("/apis/weft.dev/v1alpha1/namespaces/{namespace}/gpujobs"))?.is_some() {
+            world.kubectl(&["delete", "gpujobs", "--all", "--timeout=120s"])?;
         }
         Ok(world)
     }
@@ -81,15 +118,23 @@ impl World {
     pub fn apply_example(&self, file: &str) -> Result<()> {
         println!("      $ kubectl apply -f deploy/examples/{file}");
         let path = tools::workspace_root().join("deploy/examples").join(file);
-        self.apply_file(&path).map(drop)
+        let manifest = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        self.apply(&manifest).map(drop)
     }
 
-    fn apply_file(&self, path: &Path) -> Result<String> {
-        process::output(self.command().args(["apply", "-f"]).arg(path))
+    /// Applies a job that holds GPUs.
+    pub fn hold(&self, name: &str, hold: Hold) -> Result<()> {
+        let mut manifest = HOLDER.replace("NAME", name);
+        for (word, number) in [("REPLICAS", hold.replicas), ("GPUS", hold.gpus), ("SECONDS", hold.seconds)] {
+            manifest = manifest.replace(word, &number.to_string());
+        }
+        self.apply(&manifest).map(drop)
     }
 
-    /// Applies a manifest; the error is what a person would read.
+    /// Applies a manifest; the error is what a person would read. The examples' images are taken from where this cluster's are.
     pub fn apply(&self, manifest: &str) -> Result<String> {
+        let Images { registry, tag } = &self.images;
+        let manifest = manifest.replace(Image::ExampleApp.name(), &format!("{registry}/example-app:{tag}"));
         let mut child = self
             .command()
             .args(["apply", "-f", "-"])

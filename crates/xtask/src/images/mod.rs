@@ -15,7 +15,7 @@ pub use recipe::{Image, Profile};
 
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Only these images; all of them without it.
+    /// Only these images; without it, those that a registry gets.
     #[arg(value_enum)]
     images: Vec<Image>,
     /// Unoptimised programs, which are built sooner: while one works on Weft.
@@ -24,7 +24,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let wanted = if args.images.is_empty() { Image::ALL.to_vec() } else { args.images.clone() };
+    let wanted = if args.images.is_empty() { Image::SHIPPED.to_vec() } else { args.images.clone() };
     let profile = if args.dev { Profile::Dev } else { Profile::Release };
     build(&wanted, profile).map(drop)
 }
@@ -39,11 +39,11 @@ pub fn pause() -> Result<PathBuf> {
     recipe::build(Image::Pause, Profile::Release)
 }
 
-/// The archives that are there, whether their inputs have changed or not.
+/// The archives for simulated nodes that are there, whether their inputs have changed or not.
 pub fn built() -> Result<Vec<PathBuf>> {
     let folder = folder();
     let mut all: Vec<PathBuf> =
-        Image::ALL.iter().map(|image| folder.join(image.file())).filter(|path| path.exists()).collect();
+        Image::ON_SIMULATED_NODES.iter().map(|image| folder.join(image.file())).filter(|path| path.exists()).collect();
     all.sort();
     Ok(all)
 }

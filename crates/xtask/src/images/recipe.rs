@@ -6,9 +6,8 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
-use sha2::{Digest, Sha256};
 use weft_cluster::{PAUSE_IMAGE, preflight};
 
 use super::{
@@ -24,8 +23,10 @@ pub enum Image {
     Agent,
     /// The operator.
     Operator,
-    /// The sidecar, with NVRTC.
+    /// The sidecar, with NVRTC and CUDA's maths libraries.
     Runtime,
+    /// The sidecar for simulated nodes, with NVRTC: the stand-ins of the maths libraries come with the simulated driver.
+    RuntimeSimulated,
     /// An application: Python, NumPy and Weft's client, no CUDA.
     ExampleApp,
     /// The process that holds a pod's namespaces.
@@ -38,14 +39,20 @@ const MUSL: &str = "x86_64-unknown-linux-musl";
 const SEARCH_PATH: &str = "PATH=/usr/local/bin:/usr/bin:/bin";
 
 impl Image {
-    pub const ALL: [Self; 5] = [Self::Pause, Self::Agent, Self::Operator, Self::Runtime, Self::ExampleApp];
+    /// Those that a registry gets.
+    pub const SHIPPED: [Self; 4] = [Self::Agent, Self::Operator, Self::Runtime, Self::ExampleApp];
+    /// Those on this machine's simulated nodes.
+    pub const ON_SIMULATED_NODES: [Self; 5] =
+        [Self::Pause, Self::Agent, Self::Operator, Self::RuntimeSimulated, Self::ExampleApp];
+    /// Those on a node with this machine's GPUs.
+    pub const ON_REAL_NODES: [Self; 5] = [Self::Pause, Self::Agent, Self::Operator, Self::Runtime, Self::ExampleApp];
 
     /// Its name for pods.
     pub fn name(self) -> &'static str {
         match self {
             Self::Agent => "weft.test/weft-agent:dev",
             Self::Operator => "weft.test/weft-operator:dev",
-            Self::Runtime => "weft.test/weft-runtime:dev",
+            Self::Runtime | Self::RuntimeSimulated => "weft.test/weft-runtime:dev",
             Self::ExampleApp => "weft.test/example-app:dev",
             Self::Pause => PAUSE_IMAGE,
         }
@@ -57,6 +64,7 @@ impl Image {
             Self::Agent => "weft-agent.tar",
             Self::Operator => "weft-operator.tar",
             Self::Runtime => "weft-runtime.tar",
+            Self::RuntimeSimulated => "weft-runtime-simulated.tar",
             Self::ExampleApp => "example-app.tar",
             Self::Pause => "pause.tar",
         }
@@ -69,7 +77,8 @@ pub fn build(image: Image, profile: Profile) -> Result<PathBuf> {
     let (layers, config) = match image {
         Image::Agent => agent(profile)?,
         Image::Operator => operator(profile)?,
-        Image::Runtime => runtime(profile)?,
+        Image::Runtime => runtime(profile, true)?,
+        Image::RuntimeSimulated => runtime(profile, false)?,
         Image::ExampleApp => example_app()?,
         Image::Pause => pause()?,
     };
@@ -106,18 +115,24 @@ fn operator(profile: Profile) -> Result<(Vec<Layer>, Config)> {
     Ok((vec![base(&libraries), program_layer("weft-operator", &program)], config("weft-operator", USER, &[])))
 }
 
-fn runtime(profile: Profile) -> Result<(Vec<Layer>, Config)> {
+fn runtime(profile: Profile, maths: bool) -> Result<(Vec<Layer>, Config)> {
     let program = cargo_build("weft-runtime", "weft-runtime", profile, None)?;
-    let nvrtc = tools::nvrtc()?;
-    let (mut compiler, mut libraries) = (Layer::default(), closure::libraries_for_loading(&program)?);
-    for name in ["libnvrtc.so.13", "libnvrtc-builtins.so.13.0"] {
-        let file = nvrtc.join(name);
-        // Its own needs are the image's too: the builtins are C++ and want libstdc++.
-        libraries.extend(closure::libraries(std::slice::from_ref(&file))?);
-        compiler.add(format!("opt/nvrtc/{name}"), Entry::File(file));
+    let mut folders = vec![(tools::nvrtc()?, tools::NVRTC.as_slice())];
+    if maths {
+        folders.push((tools::cuda_maths()?, tools::CUDA_MATHS.as_slice()));
     }
-    let layers = vec![base(&libraries), compiler, program_layer("weft-runtime", &program)];
-    Ok((layers, config("weft-runtime", USER, &["LD_LIBRARY_PATH=/opt/nvrtc"])))
+    let (mut cuda, mut libraries) = (Layer::default(), closure::libraries_for_loading(&program)?);
+    for (folder, names) in folders {
+        for name in names {
+            let file = folder.join(name);
+            // Its own needs are the image's too (the builtins are C++ and want libstdc++), but for those beside it.
+            let needed = closure::libraries(std::slice::from_ref(&file))?;
+            libraries.extend(needed.into_iter().filter(|(_, library)| !library.starts_with(&folder)));
+            cuda.add(format!("opt/cuda/{name}"), Entry::File(file));
+        }
+    }
+    let layers = vec![base(&libraries), cuda, program_layer("weft-runtime", &program)];
+    Ok((layers, config("weft-runtime", USER, &["LD_LIBRARY_PATH=/opt/cuda"])))
 }
 
 /// Debian's Python, NumPy and gRPC from their own packages, as a user's image would have them; nothing of CUDA.
@@ -285,13 +300,10 @@ fn musl_target() -> Result<Option<&'static str>> {
     Ok(Some(MUSL))
 }
 
-/// The application's packages for a version of Python, in the cache: another list of packages is another folder.
+/// The application's packages for a version of Python, in the cache.
 fn packages(python: &str) -> Result<PathBuf> {
     let requirements = "deploy/example-app/requirements.txt";
-    let text = fs::read_to_string(tools::workspace_root().join(requirements))
-        .with_context(|| format!("reading {requirements}"))?;
-    let digest = Sha256::digest(&text);
-    let list: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = tools::requirements_key(requirements)?;
     let folder = weft_cluster::tools::cache_folder()?.join(format!("example-app-{list}-python{python}"));
     if !folder.exists() {
         let unpacked = tools::python_packages(requirements, "the example's packages", Some(python))?;

@@ -6,15 +6,18 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{JOB_LIMIT, Stage, gpus, pairs::gpu_list, worker_list};
-use crate::demo::{cluster, report::Checks, world::Look};
+use crate::demo::{
+    cluster,
+    install::allocatable_gpus,
+    report::Checks,
+    world::{Hold, Look},
+};
 
-const HOLDER: &str = include_str!("holder.yaml");
 const NAME: &str = "failing";
 
 pub fn xid_79(stage: &mut Stage<'_>) -> Result<()> {
     let (started, mut checks) = (Instant::now(), Checks::default());
-    let manifest = HOLDER.replace("NAME", NAME).replace("REPLICAS", "2").replace("GPUS", "2").replace("SECONDS", "300");
-    stage.world.apply(&manifest)?;
+    stage.world.hold(NAME, Hold { replicas: 2, gpus: 2, seconds: 300 })?;
     let job = stage.world.wait_phase(NAME, "Running", JOB_LIMIT)?;
     let victim = worker_list(&job).into_iter().next().context("no worker in the status")?;
     let node = victim["node"].as_str().context("no node in the status")?.to_owned();
@@ -57,14 +60,14 @@ pub fn xid_79(stage: &mut Stage<'_>) -> Result<()> {
     checks.that("by a new pod", uid(&before, 0) != uid(&after, 0), "");
     checks.that("the other worker was left alone", uid(&before, 1) == uid(&after, 1), "");
     let all = gpu_list(&stage.world.gpu_node(&node)?).count() as u64;
-    let left = allocatable(stage, &node)?;
+    let left = allocatable_gpus(stage.world, Some(&node))?;
     checks.that("the lost GPU is not allocatable", left == all - 1, format!("{left} of {all} on {node}"));
 
     println!("      GPU {index} of {node} recovers");
     cluster::fault(stage.own()?.cluster, &node, index, &["recover"])?;
     stage.world.wait("the GPU to be allocatable again", Duration::from_secs(60), || {
         let healthy = gpu(&stage.world.gpu_node(&node)?, &lost)["health"] == "Healthy";
-        let n = allocatable(stage, &node)?;
+        let n = allocatable_gpus(stage.world, Some(&node))?;
         Ok(if healthy && n == all {
             Look::Done(())
         } else {
@@ -78,10 +81,4 @@ pub fn xid_79(stage: &mut Stage<'_>) -> Result<()> {
 
 fn gpu(node: &Value, uuid: &str) -> Value {
     gpu_list(node).find(|g| g["uuid"] == uuid).cloned().unwrap_or_default()
-}
-
-/// `nvidia.com/gpu` that kubelet says pods may have on a node.
-fn allocatable(stage: &Stage<'_>, node: &str) -> Result<u64> {
-    let node = stage.world.get(&format!("/api/v1/nodes/{node}"))?;
-    Ok(node["status"]["allocatable"]["nvidia.com/gpu"].as_str().and_then(|n| n.parse().ok()).unwrap_or(0))
 }

@@ -8,15 +8,18 @@ use serde_json::Value;
 use weft_cluster::Component;
 
 use super::{JOB_LIMIT, Stage, gpus, worker_list};
-use crate::demo::{cluster, install::allocatable_gpus, report::Checks, world::Look};
+use crate::demo::{
+    cluster,
+    install::allocatable_gpus,
+    report::Checks,
+    world::{Hold, Look},
+};
 
-const HOLDER: &str = include_str!("holder.yaml");
 const NAME: &str = "survivor";
 
 pub fn nothing_is_lost(stage: &mut Stage<'_>) -> Result<()> {
     let (started, mut checks) = (Instant::now(), Checks::default());
-    let manifest = HOLDER.replace("NAME", NAME).replace("REPLICAS", "2").replace("GPUS", "8").replace("SECONDS", "25");
-    stage.world.apply(&manifest)?;
+    stage.world.hold(NAME, Hold { replicas: 2, gpus: 8, seconds: 25 })?;
     let before = stage.world.wait_phase(NAME, "Running", JOB_LIMIT)?;
     let pods = stage.world.pods(NAME)?;
     let node = worker_list(&before).first().and_then(|w| w["node"].as_str().map(str::to_owned)).context("no node")?;
@@ -42,14 +45,12 @@ pub fn nothing_is_lost(stage: &mut Stage<'_>) -> Result<()> {
     checks.that("the record of who held which GPU is the same", held(&before) == held(&after), "");
     let expected = cluster::gpus(stage.own()?.cluster);
     stage.world.wait("every GPU to be allocatable again", Duration::from_secs(60), || {
-        let total = allocatable_gpus(stage.world)?;
+        let total = allocatable_gpus(stage.world, None)?;
         Ok(if total == expected { Look::Done(()) } else { Look::Waiting(format!("{total} of {expected}")) })
     })?;
     checks.that("every GPU is allocatable", true, "");
     // The operator that took over must still place jobs.
-    let manifest =
-        HOLDER.replace("NAME", "afterwards").replace("REPLICAS", "1").replace("GPUS", "1").replace("SECONDS", "0");
-    stage.world.apply(&manifest)?;
+    stage.world.hold("afterwards", Hold { replicas: 1, gpus: 1, seconds: 0 })?;
     stage.world.wait_phase("afterwards", "Succeeded", JOB_LIMIT)?;
     checks.that("a job applied afterwards runs", true, "");
     stage.conclude(NAME, started, checks)

@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{JOB_LIMIT, Stage};
-use crate::demo::{report::Checks, world::Look};
-
-/// Holds one GPU for a few scrapes.
-const HOLDER: &str = include_str!("holder.yaml");
+use crate::demo::{
+    report::Checks,
+    world::{Hold, Look},
+};
 
 pub fn name_the_pod(stage: &mut Stage<'_>) -> Result<()> {
     let (started, mut checks) = (Instant::now(), Checks::default());
-    let manifest =
-        HOLDER.replace("NAME", "scraped").replace("REPLICAS", "1").replace("GPUS", "1").replace("SECONDS", "300");
-    stage.world.apply(&manifest)?;
+    // For a few scrapes.
+    stage.world.hold("scraped", Hold { replicas: 1, gpus: 1, seconds: 300 })?;
     stage.world.wait_phase("scraped", "Running", JOB_LIMIT)?;
     let query = format!(r#"DCGM_FI_DEV_GPU_TEMP{{pod="scraped-main-0",namespace="{}"}}"#, stage.world.namespace);
     let (world, own) = (stage.world, stage.own()?);
