@@ -52,6 +52,19 @@ pub fn restart(nvml: &Nvml) -> Result<(), NvmlError> {
     nvml_try(unsafe { init() })
 }
 
+/// The newest CUDA version that the driver supports: 13.0 is 13000
+/// ([nvmlSystemGetCudaDriverVersion](https://docs.nvidia.com/deploy/nvml-api/group__nvmlSystemQueries.html)).
+///
+/// The wrapper calls the second version, which loads `libcuda.so.1` and fails where the loader does not find it: in a container
+/// that sees the driver under a root of its own, that is always.
+pub fn cuda_version(nvml: &Nvml) -> Result<i32, NvmlError> {
+    let call = nvml_sym(nvml.lib().nvmlSystemGetCudaDriverVersion.as_ref())?;
+    let mut version = 0;
+    // SAFETY: `version` is a live, writable integer.
+    nvml_try(unsafe { call(&mut version) })?;
+    Ok(version)
+}
+
 /// What the device at the far end of `link` is
 /// ([nvmlDeviceGetNvLinkRemoteDeviceType](https://docs.nvidia.com/deploy/nvml-api/group__NvLink.html)).
 ///

@@ -105,9 +105,7 @@ fn driver_info(driver: Driver) -> Result<DriverInfo, DriverError> {
         .nvml
         .sys_driver_version()
         .map_err(|source| DriverError::Call { call: "nvmlSystemGetDriverVersion", source })?;
-    let cuda = driver
-        .nvml
-        .sys_cuda_driver_version()
+    let cuda = raw::cuda_version(driver.nvml)
         .map_err(|source| DriverError::Call { call: "nvmlSystemGetCudaDriverVersion", source })?;
     let cuda_version = format!("{}.{}", cuda / 1000, cuda % 1000 / 10);
     Ok(DriverInfo { version, cuda_version, library: driver.library().to_path_buf() })

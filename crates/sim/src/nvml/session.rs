@@ -93,6 +93,14 @@ fn cuda_version(to: Pointer<c_int>) -> Answer {
     to.put(machine.cuda_version())
 }
 
+/// As the real library, which asks `libcuda.so.1` and says so where the loader does not find it: in a container that sees the
+/// driver under a root of its own (read on an H100, driver 580.159).
+fn cuda_version_of_library(to: Pointer<c_int>) -> Answer {
+    // SAFETY: the name is a C string, and what may be loaded is the driver that this library stands in for.
+    let found = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
+    if found.is_null() { Err(Code::NotFound) } else { cuda_version(to) }
+}
+
 exports! {
     /// Opens the library; calls nest.
     fn nvmlInit() { init() }
@@ -144,8 +152,8 @@ exports! {
     /// Newest CUDA version: 13.0 is 13000.
     fn nvmlSystemGetCudaDriverVersion(to: Pointer<c_int>) { cuda_version(to) }
 
-    /// As `nvmlSystemGetCudaDriverVersion`.
-    fn nvmlSystemGetCudaDriverVersion_v2(to: Pointer<c_int>) { cuda_version(to) }
+    /// The same, of the `libcuda.so.1` that the loader finds.
+    fn nvmlSystemGetCudaDriverVersion_v2(to: Pointer<c_int>) { cuda_version_of_library(to) }
 
     /// GPUs that this process sees.
     fn nvmlDeviceGetCount(to: Pointer<c_uint>) { count(to) }
