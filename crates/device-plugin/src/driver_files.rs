@@ -68,7 +68,7 @@ pub fn libraries(root: &DriverRoot) -> Vec<DriverFile> {
 /// The driver's tools.
 pub fn binaries(root: &DriverRoot) -> Vec<DriverFile> {
     let find = |name: &str| {
-        let dirs = ["usr/bin", "usr/local/bin", "opt/bin", "bin"];
+        let dirs = ["usr/bin", "usr/local/bin", "usr/local/nvidia/bin", "opt/bin", "bin"];
         let path =
             dirs.iter().find_map(|dir| root.resolve(&Path::new(dir).join(name)).filter(|path| path.is_file()))?;
         Some(DriverFile { name: name.to_owned(), path })
