@@ -66,7 +66,7 @@ const STORY: [(&str, Needs, Act); 9] = [
     ("e: two 2-GPU jobs get the two bridged pairs", Needs::SimulatedNodes, pairs::never_broken),
     ("f: too big: waits, says why, starts when a node joins", Needs::SimulatedNodes, pending::until_a_node_joins),
     ("g: a GPU fails under a worker, is replaced, recovers", Needs::SimulatedNodes, failure::xid_79),
-    ("h: kubelet, agent, operator and API server are killed", Needs::SimulatedNodes, kills::nothing_is_lost),
+    ("h: kubelet, agent, operator and API server are killed", Needs::OwnCluster, kills::nothing_is_lost),
     ("i: Prometheus names the pod of a running job", Needs::OwnCluster, metrics::name_the_pod),
 ];
 
@@ -106,14 +106,17 @@ impl<'a> Stage<'a> {
         self.own.as_mut().context("this step needs a cluster of the demo's own")
     }
 
+    /// Whether the nodes are the simulated machines that the story speaks of.
+    fn is_simulated(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.cluster.nodes().iter().all(|node| !node.machine_gpus))
+    }
+
     /// Why a step cannot be played here.
     fn obstacle(&self, needs: Needs) -> Option<&'static str> {
-        let own = self.own.as_ref();
-        let simulated = own.is_some_and(|own| own.cluster.nodes().iter().all(|node| !node.machine_gpus));
         match needs {
             Needs::Anything => None,
-            _ if own.is_none() => Some("needs a cluster of the demo's own: run without --kubeconfig"),
-            Needs::SimulatedNodes if !simulated => Some("needs several known machines: run with --simulated"),
+            _ if self.own.is_none() => Some("needs a cluster of the demo's own: run without --kubeconfig"),
+            Needs::SimulatedNodes if !self.is_simulated() => Some("needs several known machines: run with --simulated"),
             Needs::OwnCluster | Needs::SimulatedNodes => None,
         }
     }
