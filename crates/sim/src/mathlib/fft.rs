@@ -220,10 +220,15 @@ impl<T: Copy + Into<i64>> Many<T> {
         let list = |from: In<T>| Ok::<Vec<i64>, Status>(from.list(rank)?.into_iter().map(Into::into).collect());
         let side =
             |(embed, stride, distance): (In<T>, T, T)| Ok::<_, Status>((list(embed)?, stride.into(), distance.into()));
+        let whole = |(_, stride, distance): (In<T>, T, T)| stride.into() > 0 && distance.into() > 0;
         // Either embedding missing: strides and distances are ignored.
         let advanced = if self.input.0.is_null() || self.output.0.is_null() {
             None
         } else {
+            // Also for one transform, which no distance matters to (cuFFT 12.0 on an H100).
+            if !whole(self.input) || !whole(self.output) {
+                return Err(Status::InvalidValue);
+            }
             Some(Advanced { input: side(self.input)?, output: side(self.output)? })
         };
         make(handle, &list(self.sizes)?, number, batches, advanced, work)

@@ -304,10 +304,16 @@ impl Call {
         Ok(handle.space.submit(handle.stream.load(Relaxed), move |space| product.run(space))?)
     }
 
-    /// Checks the arguments; the work itself needs no buffer, but callers expect to allocate one.
+    /// Checks the arguments; the work itself needs no buffer, but the real library does.
     fn buffer(&self, bytes: Out<usize>) -> Result<(), Status> {
         self.product()?;
         Ok(bytes.set(8)?)
+    }
+
+    /// Does the work if the caller brings the buffer that it was told to; `without` is what the real library says if not
+    /// (cuSPARSE 12.6 on an H100).
+    fn run_with(&self, buffer: u64, without: Status) -> Result<(), Status> {
+        if buffer == 0 { self.product().and(Err(without)) } else { self.run() }
     }
 }
 
@@ -477,9 +483,10 @@ c_api! { Status;
 
     fn cusparseSpMV(
         handle: Handle, operation: c_int, alpha: In<u8>, matrix: Handle, x: Handle, beta: In<u8>, y: Handle,
-        compute: c_int, _algorithm: c_int, _buffer: u64,
+        compute: c_int, _algorithm: c_int, buffer: u64,
     ) {
-        Call { handle, operations: [operation, 0], alpha, matrix, x, beta, y, compute }.run()
+        let call = Call { handle, operations: [operation, 0], alpha, matrix, x, beta, y, compute };
+        call.run_with(buffer, Status::InvalidValue)
     }
 
     fn cusparseSpMM_bufferSize(
@@ -498,9 +505,10 @@ c_api! { Status;
 
     fn cusparseSpMM(
         handle: Handle, operation: c_int, dense_operation: c_int, alpha: In<u8>, matrix: Handle, x: Handle, beta: In<u8>, y: Handle,
-        compute: c_int, _algorithm: c_int, _buffer: u64,
+        compute: c_int, _algorithm: c_int, buffer: u64,
     ) {
-        Call { handle, operations: [operation, dense_operation], alpha, matrix, x, beta, y, compute }.run()
+        let call = Call { handle, operations: [operation, dense_operation], alpha, matrix, x, beta, y, compute };
+        call.run_with(buffer, Status::InternalError)
     }
 }
 
