@@ -13,6 +13,7 @@ use crate::facts::PodKey;
 use crate::index::{Index, JobKey, Touched};
 use crate::lease::Term;
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::reconcile::{self, Action, Decision, Memo, Refusal, Settings};
 use crate::watch::{Change, Kind, Seen};
 use crate::write::{Batch, Outcome, Writer};
@@ -27,6 +28,11 @@ use weft_api::job::{Phase, Reason, condition};
 
 /// Waiting jobs look again at most this often, however much happens in the cluster.
 const ROOM_EVERY: SignedDuration = SignedDuration::from_millis(100);
+/// How long jobs are looked at before changes, outcomes and the end of the term are heard again; what is left comes next. A
+/// single gang on thousands of nodes takes some tens of milliseconds, so a pass lasts little longer than this.
+const PASS: Duration = Duration::from_millis(100);
+/// Longest pause of the loop when nothing happens.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How many changes are taken in before jobs are looked at.
 const CHANGES_AT_A_TIME: usize = 1024;
 /// Longest pause after writes that did not go through.
@@ -59,6 +65,8 @@ pub struct Controller {
     jobs: HashMap<JobKey, JobState>,
     /// Jobs to look at.
     due: BTreeSet<JobKey>,
+    /// The last pass left some of them for the next.
+    unfinished: bool,
     /// There may be room since the waiting jobs were looked at last.
     room: bool,
     last_room: Option<Timestamp>,
@@ -75,6 +83,7 @@ impl Controller {
             metrics,
             jobs: HashMap::new(),
             due: BTreeSet::new(),
+            unfinished: false,
             room: false,
             last_room: None,
             listing: HashMap::new(),
@@ -83,11 +92,12 @@ impl Controller {
     }
 
     /// Works until the term ends, and then until the last request that was sent has come back.
-    pub async fn run(mut self, term: &Term, changes: impl Stream<Item = Change>, writer: Writer) {
+    pub async fn run(mut self, term: &Term, changes: impl Stream<Item = Change>, writer: Writer, pulse: Pulse) {
         let mut changes = pin!(changes.ready_chunks(CHANGES_AT_A_TIME));
         let mut running = FuturesUnordered::new();
         let mut ended = pin!(term.ended());
         loop {
+            pulse.turned();
             let pause = self.pause(Timestamp::now());
             tokio::select! {
                 biased;
@@ -96,7 +106,10 @@ impl Controller {
                 Some(batch) = changes.next() => batch.into_iter().for_each(|change| self.apply(change)),
                 () = tokio::time::sleep(pause) => {}
             }
-            for batch in self.decide(Timestamp::now()) {
+            if !term.is_valid() {
+                break;
+            }
+            for batch in self.decide(Timestamp::now(), Instant::now() + PASS) {
                 let writer = writer.clone();
                 running.push(async move { writer.write(batch).await });
             }
@@ -198,7 +211,10 @@ impl Controller {
 
     /// How long there is nothing to do if nothing happens.
     fn pause(&self, now: Timestamp) -> Duration {
-        const LONGEST: Duration = Duration::from_secs(60);
+        const LONGEST: Duration = LONGEST_PAUSE;
+        if self.unfinished {
+            return Duration::ZERO;
+        }
         let wake = self.jobs.values().filter(|job| !job.busy).filter_map(|job| job.wake).min();
         let until = wake.map_or(LONGEST, |wake| Duration::try_from(wake.duration_since(now)).unwrap_or_default());
         let room = if self.room && self.is_synced() {
@@ -210,15 +226,17 @@ impl Controller {
         until.min(room).min(LONGEST)
     }
 
-    /// Looks at every job that is due, oldest first.
-    pub fn decide(&mut self, now: Timestamp) -> Vec<Batch> {
+    /// Looks at the jobs that are due until the time `until`, at one at least: first at those that have their places, since
+    /// their decisions are short and their GPUs idle meanwhile, then at those that wait, oldest first. What is left stays due.
+    pub fn decide(&mut self, now: Timestamp, until: Instant) -> Vec<Batch> {
         if !self.is_synced() {
             return Vec::new();
         }
         let woken =
             self.jobs.iter().filter(|(_, job)| job.wake.is_some_and(|wake| wake <= now)).map(|(key, _)| key.clone());
         self.due.extend(woken.collect::<Vec<_>>());
-        if self.room && self.last_room.is_none_or(|last| now.duration_since(last) >= ROOM_EVERY) {
+        // Not before all have been looked at: else the oldest of very many would be looked at again and again, the others never.
+        if self.room && !self.unfinished && self.last_room.is_none_or(|last| now.duration_since(last) >= ROOM_EVERY) {
             self.room = false;
             self.last_room = Some(now);
             self.due.extend(self.jobs.iter().filter(|(_, job)| job.waits).map(|(key, _)| key.clone()));
@@ -228,8 +246,19 @@ impl Controller {
             let job = self.index.job(key)?.job.as_ref().ok()?;
             job.metadata.creation_timestamp.as_ref().map(|time| time.0)
         };
-        due.sort_by_cached_key(|key| (created(key), key.clone()));
-        due.into_iter().filter_map(|key| self.decide_one(key, now)).collect()
+        let waits = |key: &JobKey| self.jobs.get(key).is_none_or(|job| job.waits);
+        due.sort_by_cached_key(|key| (waits(key), created(key), key.clone()));
+        let mut due = due.into_iter();
+        let mut batches = Vec::new();
+        for key in due.by_ref() {
+            batches.extend(self.decide_one(key, now));
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        self.due.extend(due);
+        self.unfinished = !self.due.is_empty();
+        batches
     }
 
     fn decide_one(&mut self, key: JobKey, now: Timestamp) -> Option<Batch> {

@@ -5,6 +5,7 @@
 
 mod world;
 
+use jiff::SignedDuration;
 use serde_json::json;
 use weft_api::job::{Phase, WorkerPhase, condition};
 use weft_operator::facts::PodKey;
@@ -55,6 +56,29 @@ fn a_gang_that_does_not_fit_holds_nothing_says_why_and_starts_when_a_node_joins(
     world.add_node("node-4", "rack-a", 8);
     world.run();
     assert_eq!(world.status("big").phase, Phase::Running);
+}
+
+#[test]
+fn a_pass_that_takes_too_long_ends_after_a_job_and_none_of_many_waiting_jobs_is_forgotten() {
+    let mut world = World::demo();
+    world.submit("all", gang(2, 8, json!({})));
+    world.submit("rest", gang(1, 4, json!({})));
+    world.run();
+    for (name, replicas) in [("first", 3), ("second", 3), ("third", 1)] {
+        world.submit(name, gang(replicas, 4 * replicas.min(2), json!({})));
+    }
+    world.run();
+    assert_eq!(world.status("third").phase, Phase::Pending);
+    world.delete_job("rest");
+    world.short_passes = true;
+    for _ in 0..6 {
+        world.now += SignedDuration::from_secs(1);
+        assert!(world.pass() <= 1, "one job at a time");
+        // There may be room at every pass, which brings no job to the front again that was just looked at.
+        world.foreign_pod("other", "node-3", 0);
+        world.remove_pod(&PodKey::new("default", "other"));
+    }
+    assert_eq!(world.status("third").phase, Phase::Starting, "{}", world.status("third").message);
 }
 
 #[test]

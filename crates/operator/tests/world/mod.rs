@@ -9,6 +9,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use weft_api::node::{GpuReport, Health, Holder, LinkReport};
 use weft_api::{GpuJob, GpuNode, GpuNodeSpec, GpuNodeStatus};
 use weft_operator::controller::Controller;
@@ -35,6 +36,8 @@ pub struct World {
     pub die_after: Option<usize>,
     /// The agents are behind: what a pod held stays in the report when the pod is gone.
     pub keep_holders: bool,
+    /// Every pass of the controller ends after one job, as if that had taken all of its time.
+    pub short_passes: bool,
     next_uid: u32,
 }
 
@@ -61,6 +64,7 @@ impl World {
             refuse_templates: None,
             die_after: None,
             keep_holders: false,
+            short_passes: false,
             next_uid: 0,
         };
         world.restart_operator();
@@ -230,7 +234,7 @@ impl World {
     pub fn step(&mut self, seconds: i64) {
         self.now += SignedDuration::from_secs(seconds);
         for _ in 0..50 {
-            let batches = self.controller.decide(self.now);
+            let batches = self.controller.decide(self.now, self.pass_ends());
             if batches.is_empty() {
                 return;
             }
@@ -243,6 +247,22 @@ impl World {
             }
         }
         panic!("the operator does not come to rest");
+    }
+
+    /// One pass of the operator; for how many jobs it wrote.
+    pub fn pass(&mut self) -> usize {
+        let batches = self.controller.decide(self.now, self.pass_ends());
+        let written = batches.len();
+        for batch in batches {
+            let outcome = self.execute(batch);
+            self.controller.settle(outcome, self.now);
+        }
+        written
+    }
+
+    fn pass_ends(&self) -> Instant {
+        let now = Instant::now();
+        if self.short_passes { now } else { now + Duration::from_secs(3600) }
     }
 
     /// Scheduler and kubelets do their part, and the operator after them, until nothing changes.
