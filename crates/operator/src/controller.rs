@@ -232,6 +232,7 @@ impl Controller {
         if !self.is_synced() {
             return Vec::new();
         }
+        self.count_outages(now);
         let woken =
             self.jobs.iter().filter(|(_, job)| job.wake.is_some_and(|wake| wake <= now)).map(|(key, _)| key.clone());
         self.due.extend(woken.collect::<Vec<_>>());
@@ -259,6 +260,18 @@ impl Controller {
         self.due.extend(due);
         self.unfinished = !self.due.is_empty();
         batches
+    }
+
+    fn count_outages(&mut self, now: Timestamp) {
+        let news = self.index.count_outages(now);
+        let outages = self.index.outages();
+        let (not_ready, nodes) = (outages.not_ready(), outages.nodes());
+        self.metrics.set_outage(not_ready, outages.are_on());
+        if news && outages.are_on() {
+            tracing::warn!(not_ready, nodes, "most nodes are not ready: none of them is given up");
+        } else if news {
+            tracing::info!(not_ready, nodes, "most nodes are ready: those that are not are waited for anew");
+        }
     }
 
     fn decide_one(&mut self, key: JobKey, now: Timestamp) -> Option<Batch> {

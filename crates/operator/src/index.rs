@@ -11,6 +11,8 @@
 //! ```
 
 use crate::facts::{NodeFacts, PodFacts, PodKey};
+use crate::outage::Outages;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -78,6 +80,9 @@ pub struct Index {
     held: HashMap<PodKey, Vec<String>>,
     assumed: HashMap<PodKey, (String, Claim)>,
     jobs: BTreeMap<JobKey, JobEntry>,
+    outages: Outages,
+    /// Nodes or reports came, went or changed since the outages were counted.
+    nodes_changed: bool,
 }
 
 impl Default for Index {
@@ -95,6 +100,8 @@ impl Default for Index {
             held: HashMap::new(),
             assumed: HashMap::new(),
             jobs: BTreeMap::new(),
+            outages: Outages::default(),
+            nodes_changed: false,
         }
     }
 }
@@ -122,6 +129,30 @@ impl Index {
     /// A node by name.
     pub fn node(&self, name: &str) -> Option<&NodeFacts> {
         self.nodes.get(name)
+    }
+
+    /// Counts the nodes that are not ready, as of now; whether that began or ended an outage of many.
+    pub fn count_outages(&mut self, now: Timestamp) -> bool {
+        if !std::mem::take(&mut self.nodes_changed) && !self.outages.are_on() {
+            return false;
+        }
+        let nodes = self.nodes.values().map(|node| (self.reports.contains_key(&node.name), node));
+        self.outages.count(nodes, now)
+    }
+
+    /// The outages of many nodes at once.
+    pub fn outages(&self) -> &Outages {
+        &self.outages
+    }
+
+    /// When a node that is not ready is given up, after `grace`; none while it is not to be: it is ready, or so many others are
+    /// not either that the nodes are hardly to blame.
+    pub fn given_up_at(&self, node: &NodeFacts, grace: SignedDuration) -> Option<Timestamp> {
+        if node.out_of_service {
+            return Some(Timestamp::UNIX_EPOCH);
+        }
+        let since = self.outages.patience_from(self.has_report(&node.name), node.not_ready_since?)?;
+        Some(since.saturating_add(grace).unwrap_or(Timestamp::MAX))
     }
 
     /// Whether a node's agent has reported.
@@ -362,7 +393,8 @@ impl Index {
     }
 
     /// Jobs with pods on a node, and room, since a node's change may give some.
-    fn touched_on(&self, node: &str) -> Touched {
+    fn touched_on(&mut self, node: &str) -> Touched {
+        self.nodes_changed = true;
         let pods = self.by_node.get(node).into_iter().flatten();
         let job = |key: &PodKey| {
             let worker = self.pods.get(key)?.worker.as_ref()?;

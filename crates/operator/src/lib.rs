@@ -20,6 +20,7 @@ pub mod facts;
 pub mod index;
 pub mod lease;
 pub mod metrics;
+pub mod outage;
 pub mod pulse;
 pub mod quantity;
 pub mod reconcile;

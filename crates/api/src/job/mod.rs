@@ -221,6 +221,9 @@ pub struct FailurePolicy {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub max_restarts: u32,
+    /// What becomes of workers on a node from which nothing is heard any more: it may be off, or only cut off and at work.
+    #[serde(default)]
+    pub on_unreachable_node: Unreachable,
     /// Seconds before the first such restart; doubled for each further one, at most 300 (1).
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 300))]
@@ -239,6 +242,18 @@ pub enum Replace {
     /// All workers, as one: for programs that cannot go on without each other.
     #[default]
     WholeGang,
+}
+
+/// What becomes of workers on a node from which nothing is heard any more.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unreachable {
+    /// They are started elsewhere after the operator's grace, as those of a Kubernetes Job. If the node was only cut off, the
+    /// old worker runs beside its replacement until the node is heard again.
+    #[default]
+    Replace,
+    /// They stay until the node is heard again, its Node object is deleted or it is tainted
+    /// `node.kubernetes.io/out-of-service`, as those of a StatefulSet: no rank ever runs twice.
+    Wait,
 }
 
 impl GpuJobSpec {

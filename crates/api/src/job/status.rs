@@ -212,6 +212,8 @@ pub enum Reason {
     Restarting,
     /// Workers that lost their GPU, node or pod are started elsewhere.
     Replacing,
+    /// Most nodes are not ready: none is given up, and the workers on them are kept.
+    NodesNotReady,
     /// All workers ended well.
     AllSucceeded,
     /// A worker failed once more than `failurePolicy.maxRestarts` allows.
@@ -243,6 +245,7 @@ impl Reason {
             Self::AllReady => "AllReady",
             Self::Restarting => "Restarting",
             Self::Replacing => "Replacing",
+            Self::NodesNotReady => "NodesNotReady",
             Self::AllSucceeded => "AllSucceeded",
             Self::WorkerFailed => "WorkerFailed",
             Self::RefusedByNodes => "RefusedByNodes",

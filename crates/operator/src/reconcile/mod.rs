@@ -35,6 +35,8 @@ const BLAME_GRACE: SignedDuration = SignedDuration::from_secs(2);
 const OVERDUE: SignedDuration = SignedDuration::from_secs(5);
 /// How long the scheduler may disagree with a placement before another is made.
 const UNSCHEDULABLE_GRACE: SignedDuration = SignedDuration::from_secs(10);
+/// How often workers that are kept through an outage are looked at.
+const OUTAGE_LOOK: SignedDuration = SignedDuration::from_secs(5);
 /// After this a pod that was asked for and is not seen is asked for again.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// How often in a row the kubelets may refuse a worker.
@@ -74,6 +76,8 @@ pub struct Memo {
     pub failed_seen: HashMap<String, Timestamp>,
     /// When a pod that is not seen yet was last asked for.
     pub asked: HashMap<PodKey, Timestamp>,
+    /// Workers are kept on nodes that are not ready.
+    pub keeps: bool,
 }
 
 /// A write.
@@ -133,9 +137,10 @@ pub fn reconcile(
     now: Timestamp,
 ) -> Decision {
     let decision = Decision { status: status.clone(), ..Decision::default() };
-    let mut work = Work { index, settings, key, job, memo, now, slots: Vec::new(), decision };
+    let mut work = Work { index, settings, key, job, memo, now, slots: Vec::new(), kept: None, decision };
     work.decide();
-    let Work { mut decision, memo, .. } = work;
+    let Work { mut decision, memo, kept, .. } = work;
+    memo.keeps = kept.is_some();
     memo.asked.retain(|pod, _| index.is_assumed(pod));
     memo.asked.extend(decision.assume.iter().map(|(pod, ..)| (pod.clone(), now)));
     if !decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_))) {
@@ -153,6 +158,8 @@ struct Work<'a> {
     memo: &'a mut Memo,
     now: Timestamp,
     slots: Vec<Slot<'a>>,
+    /// Why workers are kept on nodes that are not ready.
+    kept: Option<String>,
     decision: Decision,
 }
 

@@ -37,7 +37,8 @@ impl Work<'_> {
                 (None, Reason::Restarting, format!("{}next start at {until}", self.latest_trouble()))
             }
             Missing::Nothing if running == all => {
-                (Some(Phase::Running), Reason::AllReady, format!("{} running{on}", workers(all)))
+                let kept = self.kept.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+                (Some(Phase::Running), Reason::AllReady, format!("{} running{on}{kept}", workers(all)))
             }
             Missing::Nothing => {
                 let trouble = self
