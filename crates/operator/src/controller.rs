@@ -351,6 +351,8 @@ impl Controller {
             None => {}
         }
         if let Some(trouble) = outcome.trouble {
+            // Which of the requests went through is not told one by one: after the pause all that are still wanted are sent.
+            state.memo.sent.clear();
             state.failures += 1;
             let pause = SignedDuration::from_millis(100 << state.failures.min(6)).min(LONGEST_RETRY);
             tracing::warn!(job = %outcome.key, retry_in_seconds = pause.as_secs_f64(), "{trouble}");

@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 use weft_api::job::{Phase, WorkerPhase, condition};
 use weft_operator::facts::PodKey;
+use weft_operator::reconcile::Action;
 use world::{World, gang};
 
 fn condition_of(world: &World, job: &str, type_: &str) -> Option<(String, String)> {
@@ -427,6 +428,27 @@ fn a_refusal_by_the_kubelet_is_repeated_without_spending_retries_but_not_forever
     let status = world.status("g");
     assert_eq!((status.phase, status.restarts, refusals), (Phase::Failed, 0, 11));
     assert!(status.message.contains("UnexpectedAdmissionError: no GPU left"), "{}", status.message);
+}
+
+#[test]
+fn what_was_sent_is_not_sent_again_while_the_watch_lags_unless_it_lags_for_long() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({})));
+    world.step(1);
+    let count = |world: &World, wanted: fn(&Action) -> bool| world.sent.iter().filter(|action| wanted(action)).count();
+    let lifts: fn(&Action) -> bool = |action| matches!(action, Action::LiftGate { .. });
+    let deletions: fn(&Action) -> bool = |action| matches!(action, Action::DeletePod { .. });
+    assert_eq!(count(&world, lifts), 2);
+    world.lag();
+    world.change_job("g", |job| job.spec.suspend = true);
+    world.step(0);
+    world.step(1);
+    assert_eq!(count(&world, deletions), 2, "each once");
+    world.step(5);
+    assert_eq!(count(&world, deletions), 4, "the watch shows nothing for long: perhaps nothing happened");
+    world.catch_up();
+    world.run();
+    assert_eq!((world.status("g").phase, world.pods.len()), (Phase::Suspended, 0));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::worker_pod::{self, RuntimeImage};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use slots::Slot;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use weft_api::job::{Phase, Reason, condition};
 use weft_api::{GpuJob, GpuJobStatus, conditions};
 use weft_topology::Claim;
@@ -37,6 +37,8 @@ const OVERDUE: SignedDuration = SignedDuration::from_secs(5);
 const UNSCHEDULABLE_GRACE: SignedDuration = SignedDuration::from_secs(10);
 /// How often workers that are kept through an outage are looked at.
 const OUTAGE_LOOK: SignedDuration = SignedDuration::from_secs(5);
+/// After this a write is sent again if the watch does not show what it did.
+const SEND_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// After this a pod that was asked for and is not seen is asked for again.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// How often in a row the kubelets may refuse a worker.
@@ -76,6 +78,9 @@ pub struct Memo {
     pub failed_seen: HashMap<String, Timestamp>,
     /// When a pod that is not seen yet was last asked for.
     pub asked: HashMap<PodKey, Timestamp>,
+    /// What was sent and is not seen yet: the watch may lag behind the answer, and the same request would be sent as fast as the
+    /// API server answers. Kept for [`SEND_AGAIN`].
+    pub sent: HashMap<Sent, Timestamp>,
     /// Workers are kept on nodes that are not ready.
     pub keeps: bool,
 }
@@ -101,6 +106,26 @@ pub enum Action {
         rest: Vec<String>,
     },
     DeleteJob,
+}
+
+/// A write on something that is there, by which it is known again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Sent {
+    DeletePod { uid: String, grace: Option<u32> },
+    LiftGate { uid: String },
+    DeleteJob,
+}
+
+impl Sent {
+    fn of(action: &Action) -> Option<Self> {
+        match action {
+            Action::DeletePod { uid, grace, .. } => Some(Self::DeletePod { uid: uid.clone(), grace: *grace }),
+            Action::LiftGate { uid, .. } => Some(Self::LiftGate { uid: uid.clone() }),
+            Action::DeleteJob => Some(Self::DeleteJob),
+            // Asked for again by other rules: the verdict, and `asked`.
+            Action::ProbeTemplates | Action::EnsureSupport | Action::CreatePod(_) => None,
+        }
+    }
 }
 
 /// An entry for `kubectl describe`.
@@ -141,12 +166,33 @@ pub fn reconcile(
     work.decide();
     let Work { mut decision, memo, kept, .. } = work;
     memo.keeps = kept.is_some();
+    if !memo.failed_seen.is_empty() {
+        let uids: HashSet<&str> = index.pods_of(key, job_uid(job)).map(|pod| pod.uid.as_str()).collect();
+        memo.failed_seen.retain(|uid, _| uids.contains(uid.as_str()));
+    }
+    memo.sent.retain(|_, at| now < *at + SEND_AGAIN);
+    let mut wake = decision.wake;
+    decision.actions.retain(|action| {
+        let Some(what) = Sent::of(action) else { return true };
+        if let Some(at) = memo.sent.get(&what) {
+            let again = *at + SEND_AGAIN;
+            wake = Some(wake.map_or(again, |wake| wake.min(again)));
+            return false;
+        }
+        memo.sent.insert(what, now);
+        true
+    });
+    decision.wake = wake;
     memo.asked.retain(|pod, _| index.is_assumed(pod));
     memo.asked.extend(decision.assume.iter().map(|(pod, ..)| (pod.clone(), now)));
     if !decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_))) {
         decision.actions.retain(|action| *action != Action::EnsureSupport);
     }
     decision
+}
+
+fn job_uid(job: &GpuJob) -> &str {
+    job.metadata.uid.as_deref().unwrap_or_default()
 }
 
 /// One decision in the making.

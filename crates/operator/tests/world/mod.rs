@@ -36,6 +36,10 @@ pub struct World {
     pub die_after: Option<usize>,
     /// The agents are behind: what a pod held stays in the report when the pod is gone.
     pub keep_holders: bool,
+    /// The watch of pods lags: changes are kept here until [`Self::catch_up`].
+    lagging: Option<Vec<Change>>,
+    /// Writes that the operator sent.
+    pub sent: Vec<Action>,
     /// Every pass of the controller ends after one job, as if that had taken all of its time.
     pub short_passes: bool,
     next_uid: u32,
@@ -64,6 +68,8 @@ impl World {
             refuse_templates: None,
             die_after: None,
             keep_holders: false,
+            lagging: None,
+            sent: Vec::new(),
             short_passes: false,
             next_uid: 0,
         };
@@ -193,13 +199,31 @@ impl World {
     fn set_pod(&mut self, pod: Pod) {
         let facts = PodFacts::of(pod.clone());
         self.pods.insert(facts.key.clone(), pod);
-        self.controller.apply(Change { kind: Kind::Pod, event: Event::Apply(Seen::Pod(Box::new(facts))) });
+        self.tell(Event::Apply(Seen::Pod(Box::new(facts))));
+    }
+
+    fn tell(&mut self, event: Event<Seen>) {
+        let change = Change { kind: Kind::Pod, event };
+        match &mut self.lagging {
+            Some(later) => later.push(change),
+            None => self.controller.apply(change),
+        }
+    }
+
+    /// From now on the operator sees nothing of pods.
+    pub fn lag(&mut self) {
+        self.lagging.get_or_insert_default();
+    }
+
+    /// The operator sees what it missed.
+    pub fn catch_up(&mut self) {
+        self.lagging.take().into_iter().flatten().for_each(|change| self.controller.apply(change));
     }
 
     pub fn remove_pod(&mut self, pod: &PodKey) {
         let Some(pod) = self.pods.remove(pod) else { return };
         self.release(&pod);
-        self.controller.apply(Change { kind: Kind::Pod, event: Event::Delete(Seen::Pod(Box::new(PodFacts::of(pod)))) });
+        self.tell(Event::Delete(Seen::Pod(Box::new(PodFacts::of(pod)))));
     }
 
     pub fn change_pod(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
@@ -359,6 +383,7 @@ impl World {
                 }
                 *left -= 1;
             }
+            self.sent.push(action.clone());
             match action {
                 Action::ProbeTemplates => {
                     outcome.verdict = Some(self.refuse_templates.clone().map_or(Verdict::Fine, Verdict::Refused));
