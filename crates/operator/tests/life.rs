@@ -474,23 +474,37 @@ fn pods_that_the_api_server_refuses_leave_no_half_gang() {
 #[test]
 fn wrong_jobs_fail_with_the_field_and_are_looked_at_again_when_they_change() {
     let mut world = World::demo();
-    world.submit("level", gang(1, 1, json!({"topology": {"required": "rak"}})));
     world.refuse_templates = Some("spec.groups[0].template: unknown field \"spec.containers[0].imagee\"".into());
     world.submit("template", gang(1, 1, json!({})));
     world.step(1);
-    let status = world.status("level");
-    assert_eq!(status.phase, Phase::Failed);
-    assert_eq!(
-        status.message,
-        "spec.topology.required: there is no level \"rak\"; the levels of GpuTopology \"default\" are zone, rack, host"
-    );
     assert!(world.status("template").message.contains("imagee"), "{}", world.status("template").message);
     assert_eq!(condition_of(&world, "template", condition::VALID), Some(("False".into(), "InvalidTemplate".into())));
     world.refuse_templates = None;
-    world.change_job("level", |job| job.spec.topology.as_mut().unwrap().required = Some("rack".into()));
     world.change_job("template", |_| {});
     world.run();
-    assert_eq!((world.status("level").phase, world.status("template").phase), (Phase::Running, Phase::Running));
+    assert_eq!(world.status("template").phase, Phase::Running);
+}
+
+#[test]
+fn a_job_whose_level_is_missing_waits_with_the_field_and_starts_when_the_level_appears() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({"topology": {"required": "row"}})));
+    world.submit("typo", gang(1, 1, json!({"topology": {"required": "rak"}})));
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, world.pods.len()), (Phase::Pending, 0));
+    assert_eq!(
+        status.message,
+        "spec.topology.required: there is no level \"row\"; the levels of GpuTopology \"default\" are zone, rack, host"
+    );
+    assert_eq!(condition_of(&world, "g", condition::PLACED), Some(("False".into(), "UnknownLevel".into())));
+    assert_eq!(condition_of(&world, "g", condition::VALID), Some(("True".into(), "Accepted".into())));
+    world.set_levels(&[("row", "topology.weft.dev/rack")]);
+    world.run();
+    assert_eq!(world.status("g").phase, Phase::Running, "{}", world.status("g").message);
+    world.change_job("typo", |job| job.spec.topology.as_mut().unwrap().required = Some("row".into()));
+    world.run();
+    assert_eq!(world.status("typo").phase, Phase::Running, "{}", world.status("typo").message);
 }
 
 #[test]

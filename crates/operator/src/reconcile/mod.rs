@@ -274,12 +274,6 @@ impl Work<'_> {
         if let Some(message) = crate::validate::job(self.job, self.settings) {
             return Some((Reason::Invalid, message));
         }
-        // A job that has started outlives a level: it runs on, and only a replacement finds no room.
-        if self.decision.status.start_time.is_none()
-            && let Some(message) = crate::validate::levels(self.job, self.index.levels())
-        {
-            return Some((Reason::UnknownLevel, message));
-        }
         match &self.memo.verdict {
             Some((generation, Verdict::Refused(message))) if *generation == self.job.metadata.generation => {
                 Some((Reason::InvalidTemplate, message.clone()))

@@ -18,6 +18,8 @@ pub(super) enum Missing {
     Nothing,
     /// There is no room; the sentence says what for.
     NoRoom(String),
+    /// The job names a level that there is not, or not yet.
+    NoLevel(String),
     /// The API server refuses pods.
     Refused(String),
     /// Pods under the same names have to go first.
@@ -53,6 +55,11 @@ impl Work<'_> {
         if let Some(until) = pause.filter(|until| *until > self.now) {
             self.wake_at(until);
             return Missing::Pause(until);
+        }
+        // Not the job's end: levels are added and renamed, and the job may have been made before its level.
+        if let Some(why) = crate::validate::levels(self.job, self.index.levels()) {
+            self.give_up_unstarted();
+            return Missing::NoLevel(why);
         }
         if let Some(refusal) = self.memo.refusal.clone() {
             if refusal.until > self.now {

@@ -29,6 +29,7 @@ impl Work<'_> {
         let running = self.slots.iter().filter(|slot| up(slot)).count();
         let (phase, reason, message) = match missing {
             Missing::NoRoom(why) => (None, Reason::NoFit, why),
+            Missing::NoLevel(why) => (None, Reason::UnknownLevel, why),
             Missing::Refused(why) => {
                 (None, Reason::PodsRefused, format!("the API server refuses the job's pods: {why}"))
             }
@@ -70,7 +71,7 @@ impl Work<'_> {
                 .iter()
                 .any(|c| c.type_ == condition::PLACED && c.reason == reason.as_str());
             self.condition(condition::PLACED, false, reason, &message);
-            if news && matches!(reason, Reason::NoFit | Reason::PodsRefused) {
+            if news && matches!(reason, Reason::NoFit | Reason::UnknownLevel | Reason::PodsRefused) {
                 self.note(true, reason, message.clone());
             }
         }

@@ -133,6 +133,16 @@ impl World {
         self.set_report(report);
     }
 
+    /// The levels of `GpuTopology` `default`: name and node label.
+    pub fn set_levels(&mut self, levels: &[(&str, &str)]) {
+        let levels: Vec<Value> = levels.iter().map(|(name, label)| json!({"name": name, "nodeLabel": label})).collect();
+        let topology = json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "GpuTopology", "metadata": {"name": "default"}, "spec": {"levels": levels},
+        });
+        let seen = Seen::Levels(serde_json::from_value(topology).unwrap());
+        self.controller.apply(Change { kind: Kind::Levels, event: Event::Apply(seen) });
+    }
+
     pub fn change_node(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
         let mut value = serde_json::to_value(&self.nodes[name]).unwrap();
         change(&mut value);
