@@ -49,6 +49,8 @@ struct JobState {
     memo: Memo,
     /// A batch is on the way.
     busy: bool,
+    /// It creates pods.
+    creates: bool,
     /// Batches in a row that did not go through, and refusals in a row.
     failures: u32,
     refusals: u32,
@@ -318,6 +320,7 @@ impl Controller {
             tracing::info!(job = %key, phase = %decision.status.phase, "{}", decision.status.message);
         }
         state.busy = true;
+        state.creates = decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_)));
         let status = changed.then_some(decision.status);
         Some(Batch { key, uid, job, status, actions: decision.actions, notes: decision.notes })
     }
@@ -347,7 +350,10 @@ impl Controller {
                 let pause = SignedDuration::from_secs(1 << state.refusals.min(6)).min(LONGEST_REFUSAL);
                 state.memo.refusal = Some(Refusal { message, until: now + pause });
             }
-            None if outcome.trouble.is_none() && state.memo.refusal.is_none() => state.refusals = 0,
+            None if outcome.trouble.is_none() && state.creates => {
+                state.refusals = 0;
+                state.memo.refusal = None;
+            }
             None => {}
         }
         if let Some(trouble) = outcome.trouble {

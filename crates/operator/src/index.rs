@@ -201,9 +201,9 @@ impl Index {
         self.pods.get(key)
     }
 
-    /// Whether a pod is decided on and not seen yet.
-    pub fn is_assumed(&self, pod: &PodKey) -> bool {
-        self.assumed.contains_key(pod)
+    /// Node and claim of a pod that is decided on and not seen yet.
+    pub fn assumed(&self, pod: &PodKey) -> Option<(&str, &Claim)> {
+        self.assumed.get(pod).map(|(node, claim)| (node.as_str(), claim))
     }
 
     /// Notes a pod that is about to be created: its claim counts from now, until the pod itself is seen or [`Self::forget`].

@@ -451,6 +451,10 @@ fn what_was_sent_is_not_sent_again_while_the_watch_lags_unless_it_lags_for_long(
     assert_eq!((world.status("g").phase, world.pods.len()), (Phase::Suspended, 0));
 }
 
+fn pods_asked_for(world: &World) -> usize {
+    world.sent.iter().filter(|action| matches!(action, Action::CreatePod(_))).count()
+}
+
 #[test]
 fn pods_that_the_api_server_refuses_leave_no_half_gang() {
     let mut world = World::demo();
@@ -460,6 +464,16 @@ fn pods_that_the_api_server_refuses_leave_no_half_gang() {
     let status = world.status("g");
     assert_eq!((status.phase, world.pods.len()), (Phase::Pending, 0));
     assert!(status.message.contains("exceeded quota"), "{}", status.message);
+    assert_eq!((status.placement, status.start_time), (None, None));
+    let (attempts, writes) = (pods_asked_for(&world), world.statuses.len());
+    world.step(60);
+    world.step(60);
+    assert_eq!(pods_asked_for(&world), attempts + 4, "it was tried again, twice");
+    assert_eq!(world.statuses.len(), writes, "an attempt that is refused as before is no news");
+    let was_placed = |(_, status): &(String, weft_api::GpuJobStatus)| {
+        status.conditions.iter().any(|c| c.type_ == condition::PLACED && c.status == "True")
+    };
+    assert!(!world.statuses.iter().any(was_placed));
     world.submit("other", gang(2, 8, json!({})));
     world.refuse_pods = None;
     world.step(0);

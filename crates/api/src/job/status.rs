@@ -10,7 +10,7 @@ use std::fmt;
 pub mod condition {
     /// The job is well formed and its pod templates were accepted by the API server.
     pub const VALID: &str = "Valid";
-    /// Every worker has a node and GPUs.
+    /// Every worker has a node and GPUs, and its pod is there.
     pub const PLACED: &str = "Placed";
     /// Every worker is ready.
     pub const READY: &str = "Ready";
@@ -68,7 +68,7 @@ pub struct GpuJobStatus {
     /// Workers by rank.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workers: Vec<WorkerStatus>,
-    /// When the first worker was placed.
+    /// When all workers' pods were there for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
     /// When the job ended.

@@ -73,7 +73,10 @@ pub struct Refusal {
 pub struct Memo {
     /// The verdict on the templates of this generation.
     pub verdict: Option<(Option<i64>, Verdict)>,
+    /// The API server's last refusal of pods, until it takes them: while it lasts an attempt is not told as progress.
     pub refusal: Option<Refusal>,
+    /// The latest placement in words, for when its pods are there.
+    pub placement: Option<String>,
     /// When a pod (by UID) was first seen failed.
     pub failed_seen: HashMap<String, Timestamp>,
     /// When a pod that is not seen yet was last asked for.
@@ -183,7 +186,7 @@ pub fn reconcile(
         true
     });
     decision.wake = wake;
-    memo.asked.retain(|pod, _| index.is_assumed(pod));
+    memo.asked.retain(|pod, _| index.assumed(pod).is_some());
     memo.asked.extend(decision.assume.iter().map(|(pod, ..)| (pod.clone(), now)));
     if !decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_))) {
         decision.actions.retain(|action| *action != Action::EnsureSupport);

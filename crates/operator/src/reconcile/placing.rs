@@ -6,9 +6,8 @@ use crate::facts::{NodeRules, requests_of};
 use crate::index::planned_claim;
 use crate::worker_pod;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::HashMap;
-use weft_api::job::{GroupStatus, Reason, WorkerPhase, condition};
+use weft_api::job::{GroupStatus, WorkerPhase};
 use weft_topology::{Exclusion, Gang, Group, NoPlacement, NodeName, Placed, Placement, Resources, Slice};
 
 /// Why workers have no pod yet.
@@ -61,13 +60,10 @@ impl Work<'_> {
             self.give_up_unstarted();
             return Missing::NoLevel(why);
         }
-        if let Some(refusal) = self.memo.refusal.clone() {
-            if refusal.until > self.now {
-                self.wake_at(refusal.until);
-                self.give_up_unstarted();
-                return Missing::Refused(refusal.message);
-            }
-            self.memo.refusal = None;
+        if let Some(refusal) = self.memo.refusal.clone().filter(|refusal| refusal.until > self.now) {
+            self.wake_at(refusal.until);
+            self.give_up_unstarted();
+            return Missing::Refused(refusal.message);
         }
         match self.find_places() {
             Ok(placement) => {
@@ -75,6 +71,7 @@ impl Work<'_> {
                 Missing::Nothing
             }
             Err(why) => {
+                self.memo.refusal = None;
                 self.give_up_unstarted();
                 Missing::NoRoom(why)
             }
@@ -209,11 +206,7 @@ impl Work<'_> {
             self.slots[at].assumed = true;
             self.create(at, &members);
         }
-        if self.decision.status.start_time.is_none() {
-            self.decision.status.start_time = Some(Time(self.now));
-        }
-        self.note(false, Reason::Placed, placement.to_string());
-        self.condition(condition::PLACED, true, Reason::Placed, &placement.to_string());
+        self.memo.placement = Some(placement.to_string());
     }
 
     /// A gang that starts with fewer workers than asked for is that many workers from here on.
@@ -270,7 +263,13 @@ impl Work<'_> {
                 self.restart(at, None, None);
             }
         }
-        self.decision.status.groups.clear();
+        let groups = &self.job.spec.groups;
+        let whole =
+            |status: &GroupStatus| groups.iter().any(|g| g.name == status.name && g.replicas == status.replicas);
+        // A gang that started with fewer workers than asked for may start with more the next time.
+        if !self.decision.status.groups.iter().all(whole) {
+            self.decision.status.groups.clear();
+        }
         self.remove_outdated();
     }
 

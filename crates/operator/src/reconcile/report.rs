@@ -18,8 +18,19 @@ impl Work<'_> {
 
     /// The status of a job that goes on.
     pub(super) fn report(&mut self, missing: Missing) {
+        // What the API server refused before is told as refused until its pods are there: an attempt is no news.
+        let refused = self.memo.refusal.clone().filter(|_| self.slots.iter().any(Slot::is_awaited));
+        for slot in &mut self.slots {
+            if slot.is_missing() || (refused.is_some() && slot.is_awaited()) {
+                slot.state.node = None;
+                slot.state.planned_gpus.clear();
+                slot.state.allocated_gpus.clear();
+            }
+        }
+        let missing = refused.map_or(missing, |refusal| Missing::Refused(refusal.message));
         self.count();
-        let live = self.slots.iter().filter(|slot| slot.is_live() || slot.succeeded()).count();
+        let has_place = |slot: &&Slot<'_>| slot.state.node.is_some() || slot.succeeded();
+        let live = self.slots.iter().filter(has_place).count();
         let all = self.slots.len();
         let on = self.decision.status.placement.clone().map(|place| format!(" on {place}")).unwrap_or_default();
         let workers = |n: usize| format!("{n} worker{}", if n == 1 { "" } else { "s" });
@@ -60,10 +71,17 @@ impl Work<'_> {
             }
         };
         let phase = phase.unwrap_or(if live == 0 { Phase::Pending } else { Phase::Starting });
-        let placed = live == all;
-        if placed && !conditions::is_true(&self.decision.status.conditions, condition::PLACED) {
-            self.condition(condition::PLACED, true, Reason::Placed, &format!("{} placed{on}", workers(all)));
-        } else if !placed {
+        let there = self.slots.iter().all(|slot| slot.pod.is_some() || slot.succeeded());
+        let was_placed = conditions::is_true(&self.decision.status.conditions, condition::PLACED);
+        if there {
+            let placement = self.memo.placement.take();
+            if !was_placed {
+                let placement = placement.unwrap_or_else(|| format!("{} placed{on}", workers(all)));
+                self.note(false, Reason::Placed, placement.clone());
+                self.condition(condition::PLACED, true, Reason::Placed, &placement);
+            }
+            self.decision.status.start_time.get_or_insert(Time(self.now));
+        } else if live < all || !was_placed {
             let news = !self
                 .decision
                 .status

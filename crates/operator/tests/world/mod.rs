@@ -38,6 +38,8 @@ pub struct World {
     pub keep_holders: bool,
     /// The watch of pods lags: changes are kept here until [`Self::catch_up`].
     lagging: Option<Vec<Change>>,
+    /// Statuses that the operator wrote, by the job's name.
+    pub statuses: Vec<(String, weft_api::GpuJobStatus)>,
     /// Writes that the operator sent.
     pub sent: Vec<Action>,
     /// Every pass of the controller ends after one job, as if that had taken all of its time.
@@ -69,6 +71,7 @@ impl World {
             die_after: None,
             keep_holders: false,
             lagging: None,
+            statuses: Vec::new(),
             sent: Vec::new(),
             short_passes: false,
             next_uid: 0,
@@ -382,6 +385,7 @@ impl World {
         }
         if let Some(status) = batch.status {
             let mut job = self.jobs[&batch.key].clone();
+            self.statuses.push((batch.key.name.clone(), status.clone()));
             job.status = Some(status.clone());
             self.set_job(job);
             outcome.status = Some(status);
