@@ -6,6 +6,7 @@
 mod world;
 
 use jiff::SignedDuration;
+use kube::ResourceExt;
 use serde_json::json;
 use weft_api::job::{Phase, WorkerPhase, condition};
 use weft_operator::facts::PodKey;
@@ -576,6 +577,28 @@ fn an_elastic_group_starts_with_what_fits() {
     assert_eq!(status.groups[0].replicas, 2);
     let env = &world.pods[&PodKey::new("default", "e-w-1")].spec.as_ref().unwrap().containers[0].env;
     assert!(env.iter().flatten().any(|env| env.name == "WEFT_WORLD_SIZE" && env.value.as_deref() == Some("2")));
+}
+
+#[test]
+fn a_gang_too_large_for_its_status_runs_all_the_same_and_notices_a_failed_gpu() {
+    let mut world = World::demo();
+    for n in 0..400 {
+        world.add_node(&format!("ip-10-12-{n}-101.eu-west-1.compute.internal"), "rack-c", 8);
+    }
+    world.submit("g", gang(400, 8, json!({"failurePolicy": {"replace": "FailedWorkers"}})));
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.ready_summary.as_str()), (Phase::Running, "400/400"));
+    assert!(serde_json::to_vec(&status).unwrap().len() < 256 << 10);
+    assert!(status.omitted.unwrap().contains("the GPUs of all workers"));
+    assert!(world.pods.values().all(|pod| pod.annotations()["weft.dev/gpus"].split(',').count() == 8));
+    world.restart_operator();
+    let node = world.nodes_of("g")[7].clone();
+    world.set_health(&node, 3, Some("XID 79"));
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.restarts, status.replacements), (Phase::Running, 0, 1), "{}", status.message);
+    assert_ne!(world.nodes_of("g")[7], node);
 }
 
 #[test]

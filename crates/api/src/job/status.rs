@@ -68,6 +68,9 @@ pub struct GpuJobStatus {
     /// Workers by rank.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workers: Vec<WorkerStatus>,
+    /// What was left out of this status because it would be too large, and where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<String>,
     /// When all workers' pods were there for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,

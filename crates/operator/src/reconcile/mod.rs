@@ -14,9 +14,8 @@
 mod faults;
 mod placing;
 mod report;
+mod size;
 mod slots;
-#[cfg(test)]
-mod tests;
 
 use crate::facts::PodKey;
 use crate::index::{Index, JobKey};
@@ -168,6 +167,7 @@ pub fn reconcile(
     let mut work = Work { index, settings, key, job, memo, now, slots: Vec::new(), kept: None, decision };
     work.decide();
     let Work { mut decision, memo, kept, .. } = work;
+    size::fit(&mut decision.status);
     memo.keeps = kept.is_some();
     if !memo.failed_seen.is_empty() {
         let uids: HashSet<&str> = index.pods_of(key, job_uid(job)).map(|pod| pod.uid.as_str()).collect();

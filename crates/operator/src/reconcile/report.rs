@@ -75,7 +75,7 @@ impl Work<'_> {
         let was_placed = conditions::is_true(&self.decision.status.conditions, condition::PLACED);
         if there {
             let placement = self.memo.placement.take();
-            if !was_placed {
+            if !was_placed || placement.is_some() {
                 let placement = placement.unwrap_or_else(|| format!("{} placed{on}", workers(all)));
                 self.note(false, Reason::Placed, placement.clone());
                 self.condition(condition::PLACED, true, Reason::Placed, &placement);
