@@ -10,13 +10,14 @@
 //! index before the next one is made. A new leader starts with an empty index and lists the world before it decides anything.
 
 use crate::facts::PodKey;
+use crate::guard::Unreadable;
 use crate::index::{Index, JobKey, Touched};
 use crate::lease::Term;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use crate::reconcile::{self, Action, Decision, Memo, Refusal, Settings};
 use crate::watch::{Change, Kind, Seen};
-use crate::write::{Batch, Outcome, Writer};
+use crate::write::{Batch, Outcome, UnreadableStatus, Writer};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::watcher::Event;
@@ -57,6 +58,10 @@ struct JobState {
     /// Workers have no place: to be looked at when there may be room.
     waits: bool,
     wake: Option<Timestamp>,
+    /// The job cannot be read.
+    unreadable: bool,
+    /// The resource version at which that was said.
+    said_at: Option<String>,
 }
 
 /// The leader's work.
@@ -75,6 +80,7 @@ pub struct Controller {
     /// Names seen in a list that is not complete yet.
     listing: HashMap<Kind, HashSet<PodKey>>,
     synced: BTreeSet<Kind>,
+    told_unreadable: BTreeSet<Kind>,
 }
 
 impl Controller {
@@ -90,6 +96,7 @@ impl Controller {
             last_room: None,
             listing: HashMap::new(),
             synced: BTreeSet::new(),
+            told_unreadable: BTreeSet::new(),
         }
     }
 
@@ -130,7 +137,7 @@ impl Controller {
             Event::InitApply(seen) => {
                 let name = name_of(&seen);
                 self.listing.entry(kind).or_default().insert(name);
-                self.apply_seen(seen);
+                self.apply_seen(kind, seen);
             }
             Event::InitDone => {
                 let listed = self.listing.remove(&kind).unwrap_or_default();
@@ -144,7 +151,7 @@ impl Controller {
                     self.due = self.index.jobs().map(|(key, _)| key.clone()).collect();
                 }
             }
-            Event::Apply(seen) => self.apply_seen(seen),
+            Event::Apply(seen) => self.apply_seen(kind, seen),
             Event::Delete(seen) => {
                 let touched = match seen {
                     Seen::Levels(levels) if is_default(&levels) => self.index.apply_levels(None),
@@ -155,13 +162,16 @@ impl Controller {
                     }
                     Seen::Pod(pod) => self.index.delete_pod(&pod.key),
                     Seen::Job(key, _) => self.index.delete_job(&key),
+                    Seen::Unreadable(name) if kind == Kind::Report => self.index.delete_report(&name),
+                    Seen::Unreadable(name) if name == weft_api::names::TOPOLOGY_NAME => self.index.apply_levels(None),
+                    Seen::Unreadable(_) => Touched::default(),
                 };
                 self.touch(touched);
             }
         }
     }
 
-    fn apply_seen(&mut self, seen: Seen) {
+    fn apply_seen(&mut self, kind: Kind, seen: Seen) {
         let touched = match seen {
             Seen::Levels(levels) if is_default(&levels) => self.index.apply_levels(Some(levels.spec)),
             Seen::Levels(_) => Touched::default(),
@@ -169,8 +179,24 @@ impl Controller {
             Seen::Report(report) => self.index.apply_report(report),
             Seen::Pod(pod) => self.index.apply_pod(*pod),
             Seen::Job(key, entry) => self.index.apply_job(key, entry),
+            Seen::Unreadable(name) => self.apply_unreadable(kind, &name),
         };
         self.touch(touched);
+    }
+
+    /// A report that cannot be read is as none: its node takes no new workers, and those that it has are left alone. Levels that
+    /// cannot be read leave the old ones in place.
+    fn apply_unreadable(&mut self, kind: Kind, name: &str) -> Touched {
+        self.metrics.unreadable(kind);
+        if self.told_unreadable.insert(kind) {
+            let resource = kind.resource();
+            tracing::warn!(
+                resource,
+                name,
+                "written by another version of Weft, cannot be read: upgrade the operator (told once; details at debug)"
+            );
+        }
+        if kind == Kind::Report { self.index.delete_report(name) } else { Touched::default() }
     }
 
     /// What was there before a new list and is not in it is gone.
@@ -292,17 +318,33 @@ impl Controller {
             // The outcome brings it back.
             return None;
         }
+        if state.wake.is_some_and(|wake| wake > now) && state.unreadable && entry_job.is_err() {
+            return None;
+        }
         state.wake = None;
-        let started = Instant::now();
-        let (decision, job) = match entry_job {
+        let job = match entry_job {
             Ok(job) if job.metadata.deletion_timestamp.is_some() => return None,
-            Ok(job) => {
-                let decision =
-                    reconcile::reconcile(&self.index, &self.settings, &key, &job, &state.status, &mut state.memo, now);
-                (decision, Some(job))
+            Ok(job) => job,
+            Err(why) => {
+                state.unreadable = true;
+                state.waits = false;
+                if state.said_at.is_some() && state.said_at == why.resource_version {
+                    return None;
+                }
+                let verdict = unreadable(&why, generation, now)?;
+                tracing::warn!(job = %key, "{}", verdict.message);
+                state.busy = true;
+                state.said_at = why.resource_version;
+                return Some(Batch { unreadable: Some(verdict), ..Batch::new(key, uid) });
             }
-            Err(error) => (unreadable(&state.status, generation, &error, now), None),
         };
+        if std::mem::take(&mut state.unreadable) {
+            // Whoever could read it may have written since.
+            state.status = job.status.clone().unwrap_or_default();
+        }
+        let started = Instant::now();
+        let decision =
+            reconcile::reconcile(&self.index, &self.settings, &key, &job, &state.status, &mut state.memo, now);
         self.metrics.decided(started.elapsed().as_secs_f64(), placed(&decision));
         state.wake = decision.wake;
         state.waits = waits(&decision.status);
@@ -322,7 +364,8 @@ impl Controller {
         state.busy = true;
         state.creates = decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_)));
         let status = changed.then_some(decision.status);
-        Some(Batch { key, uid, job, status, actions: decision.actions, notes: decision.notes })
+        let (actions, notes) = (decision.actions, decision.notes);
+        Some(Batch { job: Some(job), status, actions, notes, ..Batch::new(key, uid) })
     }
 
     /// Takes in what became of a batch.
@@ -359,6 +402,7 @@ impl Controller {
         if let Some(trouble) = outcome.trouble {
             // Which of the requests went through is not told one by one: after the pause all that are still wanted are sent.
             state.memo.sent.clear();
+            state.said_at = None;
             state.failures += 1;
             let pause = SignedDuration::from_millis(100 << state.failures.min(6)).min(LONGEST_RETRY);
             tracing::warn!(job = %outcome.key, retry_in_seconds = pause.as_secs_f64(), "{trouble}");
@@ -387,6 +431,7 @@ fn name_of(seen: &Seen) -> PodKey {
         Seen::Report(report) => PodKey::new("", report.metadata.name.as_deref().unwrap_or_default()),
         Seen::Pod(pod) => pod.key.clone(),
         Seen::Job(key, _) => PodKey::new(&key.namespace, &key.name),
+        Seen::Unreadable(name) => PodKey::new("", name),
     }
 }
 
@@ -410,23 +455,17 @@ fn placed(decision: &Decision) -> Option<bool> {
     }
 }
 
-/// A job that this operator cannot read gets a status that says so, and nothing else.
-fn unreadable(status: &GpuJobStatus, generation: Option<i64>, error: &str, now: Timestamp) -> Decision {
-    let message = format!("spec: {error}");
-    if status.phase == Phase::Failed && status.message == message {
-        return Decision { status: status.clone(), ..Decision::default() };
-    }
+/// What is said of a job that this operator cannot read, unless it is said already. Nothing else of it is touched: it may have
+/// been made for a newer operator, run well, and be read again after an upgrade.
+fn unreadable(why: &Unreadable, generation: Option<i64>, now: Timestamp) -> Option<UnreadableStatus> {
+    let message = format!(
+        "this version of the operator cannot read the job, and leaves it and its pods as they are: {}; upgrade the operator, or use a word that it knows",
+        why.error
+    );
+    let mut conditions = why.conditions.clone();
+    let reason = Reason::Unreadable.as_str();
     let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now);
-    let mut status = GpuJobStatus {
-        observed_generation: generation,
-        phase: Phase::Failed,
-        message: message.clone(),
-        completion_time: Some(time.clone()),
-        ..GpuJobStatus::default()
-    };
-    for (type_, value) in [(condition::VALID, false), (condition::FAILED, true)] {
-        let reason = Reason::Invalid.as_str();
-        weft_api::conditions::set(&mut status.conditions, type_, value, reason, &message, generation, &time);
-    }
-    Decision { status, ..Decision::default() }
+    let news = weft_api::conditions::set(&mut conditions, condition::VALID, false, reason, &message, generation, &time);
+    let (resource_version, is_first) = (why.resource_version.clone(), !why.has_status);
+    news.then_some(UnreadableStatus { resource_version, is_first, conditions, message })
 }

@@ -11,6 +11,7 @@
 //! ```
 
 use crate::facts::{NodeFacts, PodFacts, PodKey};
+use crate::guard::Unreadable;
 use crate::outage::Outages;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -60,7 +61,7 @@ impl Touched {
 pub struct JobEntry {
     pub uid: String,
     pub generation: Option<i64>,
-    pub job: Result<Arc<GpuJob>, String>,
+    pub job: Result<Arc<GpuJob>, Unreadable>,
 }
 
 /// The world as the watches tell it.

@@ -17,6 +17,7 @@
 
 pub mod controller;
 pub mod facts;
+pub mod guard;
 pub mod index;
 pub mod lease;
 pub mod metrics;

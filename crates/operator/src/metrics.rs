@@ -44,6 +44,7 @@ pub struct Metrics {
     pending_gangs: Gauge,
     writes: Family<ByWrite, Counter>,
     watch_errors: Family<ByResource, Counter>,
+    unreadable: Family<ByResource, Counter>,
     nodes_not_ready: Gauge,
     outage: Gauge,
 }
@@ -62,6 +63,7 @@ impl Default for Metrics {
         let pending_gangs = Gauge::default();
         let writes = Family::<ByWrite, Counter>::default();
         let watch_errors = Family::<ByResource, Counter>::default();
+        let unreadable = Family::<ByResource, Counter>::default();
         let nodes_not_ready = Gauge::default();
         let outage = Gauge::default();
         registry.register("leader", "1 while this operator is the leader", leader.clone());
@@ -83,6 +85,11 @@ impl Default for Metrics {
         registry.register("pending_gangs", "GpuJobs with workers that have no place", pending_gangs.clone());
         registry.register("writes", "Requests that change something, by result", writes.clone());
         registry.register("watch_errors", "Watches that broke and were taken up again", watch_errors.clone());
+        registry.register(
+            "unreadable",
+            "Reports and levels that arrived and could not be read: another version of Weft wrote them",
+            unreadable.clone(),
+        );
         registry.register("nodes_not_ready", "Nodes that are not ready", nodes_not_ready.clone());
         registry.register("outage", "1 while so many nodes are not ready that none is given up", outage.clone());
         Self {
@@ -96,6 +103,7 @@ impl Default for Metrics {
             pending_gangs,
             writes,
             watch_errors,
+            unreadable,
             nodes_not_ready,
             outage,
         }
@@ -136,6 +144,10 @@ impl Metrics {
 
     pub fn watch_failed(&self, kind: Kind) {
         self.watch_errors.get_or_create(&ByResource { resource: kind.resource() }).inc();
+    }
+
+    pub fn unreadable(&self, kind: Kind) {
+        self.unreadable.get_or_create(&ByResource { resource: kind.resource() }).inc();
     }
 
     /// How many nodes are not ready, and whether they are so many that none is given up.

@@ -11,6 +11,7 @@ use futures::StreamExt;
 use http::Request;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, PostParams, Preconditions, PropagationPolicy};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -28,15 +29,36 @@ const AT_A_TIME: usize = 32;
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// What is to be written for one job.
+#[derive(Default)]
 pub struct Batch {
     pub key: JobKey,
     pub uid: String,
-    /// None for a job that cannot be read: it gets a status only.
+    /// None for a job that cannot be read.
     pub job: Option<Arc<GpuJob>>,
+    /// What is said of a job that cannot be read; there is nothing else then.
+    pub unreadable: Option<UnreadableStatus>,
     /// The new status, if it changed.
     pub status: Option<GpuJobStatus>,
     pub actions: Vec<Action>,
     pub notes: Vec<Note>,
+}
+
+impl Batch {
+    /// Nothing yet, for this very job.
+    pub fn new(key: JobKey, uid: String) -> Self {
+        Self { key, uid, ..Self::default() }
+    }
+}
+
+/// The part of a status that is written for a job that cannot be read: the rest of it is not this operator's to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnreadableStatus {
+    /// The object that was found unreadable: nothing is written over a later one.
+    pub resource_version: Option<String>,
+    /// There is no status yet.
+    pub is_first: bool,
+    pub conditions: Vec<Condition>,
+    pub message: String,
 }
 
 /// What became of a batch.
@@ -88,6 +110,13 @@ impl Writer {
     /// Writes one batch, in order.
     pub async fn write(&self, batch: Batch) -> Outcome {
         let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
+        if let Some(unreadable) = &batch.unreadable {
+            let written = self.write_unreadable(&batch.key, &batch.uid, unreadable).await;
+            // A later object (422 for a failed test) is looked at when the watch shows it.
+            let trouble = written.err().filter(|error| !is(error, 404) && !is(error, 422));
+            outcome.trouble = trouble.map(|error| format!("cannot write that the job cannot be read: {error}"));
+            return outcome;
+        }
         if let Some(status) = batch.status {
             if let Err(error) = self.write_status(&batch.key, &batch.uid, &status).await {
                 outcome.not_created = created(&batch.actions);
@@ -125,6 +154,23 @@ impl Writer {
         let patch = json!([
             {"op": "test", "path": "/metadata/uid", "value": uid},
             {"op": "add", "path": "/status", "value": status},
+        ]);
+        self.counted("status", self.patch(&path, &patch)).await
+    }
+
+    /// Writes the conditions and leaves the rest of the status as it is.
+    async fn write_unreadable(&self, key: &JobKey, uid: &str, unreadable: &UnreadableStatus) -> kube::Result<()> {
+        let path = format!("/apis/weft.dev/v1alpha1/namespaces/{}/gpujobs/{}/status", key.namespace, key.name);
+        let write = if unreadable.is_first {
+            let status = json!({"message": unreadable.message, "conditions": unreadable.conditions});
+            json!({"op": "add", "path": "/status", "value": status})
+        } else {
+            json!({"op": "add", "path": "/status/conditions", "value": unreadable.conditions})
+        };
+        let patch = json!([
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": unreadable.resource_version},
+            write,
         ]);
         self.counted("status", self.patch(&path, &patch)).await
     }

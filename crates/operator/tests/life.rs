@@ -523,6 +523,52 @@ fn a_job_whose_level_is_missing_waits_with_the_field_and_starts_when_the_level_a
 }
 
 #[test]
+fn a_job_of_a_newer_version_is_left_as_it_is_and_goes_on_when_it_can_be_read_again() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({})));
+    world.run();
+    let before = world.status("g");
+    world.set_unreadable("g", Some("spec.failurePolicy.replace: unknown variant `HalfOfThem`"));
+    world.set_unreadable("new", Some("spec.colour: missing"));
+    world.submit("new", gang(1, 1, json!({})));
+    world.set_health("node-1", 0, Some("XID 79"));
+    let (sent, written) = (world.sent.len(), world.statuses.len());
+    world.step(1);
+    world.step(3600);
+    let status = world.status("g");
+    assert_eq!((world.sent.len(), world.statuses.len()), (sent, written), "nothing but the condition is written");
+    assert_eq!(world.said_unreadable, 2, "and that once");
+    assert_eq!((status.phase, &status.workers, &status.message), (before.phase, &before.workers, &before.message));
+    assert_eq!(condition_of(&world, "g", condition::VALID), Some(("False".into(), "Unreadable".into())));
+    let valid = status.conditions.iter().find(|c| c.type_ == condition::VALID).unwrap();
+    assert!(valid.message.contains("HalfOfThem"), "{}", valid.message);
+    assert!(world.status("new").message.contains("spec.colour: missing"), "{}", world.status("new").message);
+    world.set_unreadable("g", None);
+    world.set_health("node-1", 0, None);
+    world.run();
+    assert_eq!(condition_of(&world, "g", condition::VALID), Some(("True".into(), "Accepted".into())));
+    assert_eq!((world.status("g").phase, world.status("g").replacements), (Phase::Running, 0));
+}
+
+#[test]
+fn a_job_that_has_ended_is_not_run_again_after_an_older_operator_could_not_read_it() {
+    let mut world = World::demo();
+    world.submit("g", gang(1, 1, json!({})));
+    world.run();
+    world.end("g-w-0", 1, "");
+    world.step(0);
+    world.step(3);
+    assert_eq!(world.status("g").phase, Phase::Failed);
+    world.set_unreadable("g", Some("spec.colour: missing"));
+    world.step(1);
+    world.set_unreadable("g", None);
+    world.change_job("g", |job| job.spec.ttl_seconds_after_finished = Some(3600));
+    world.run();
+    assert_eq!(world.status("g").phase, Phase::Failed, "{}", world.status("g").message);
+    assert_eq!(condition_of(&world, "g", condition::VALID), Some(("True".into(), "Accepted".into())));
+}
+
+#[test]
 fn a_wrong_program_is_refused_with_the_field() {
     let mut world = World::demo();
     let array = |name: &str, rows: u32, columns: u32| json!({"name": name, "dtype": "f32", "shape": [rows, columns]});

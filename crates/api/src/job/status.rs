@@ -197,6 +197,8 @@ pub enum Reason {
     Accepted,
     /// A field of the job is wrong; the message names it.
     Invalid,
+    /// The operator is of another version and cannot read the job; the message names the field. Nothing is done about the job.
+    Unreadable,
     /// The API server refuses the pods that the template describes; the message is its own.
     InvalidTemplate,
     /// `spec.topology` names a level that there is not.
@@ -239,6 +241,7 @@ impl Reason {
         match self {
             Self::Accepted => "Accepted",
             Self::Invalid => "Invalid",
+            Self::Unreadable => "Unreadable",
             Self::InvalidTemplate => "InvalidTemplate",
             Self::UnknownLevel => "UnknownLevel",
             Self::NoFit => "NoFit",

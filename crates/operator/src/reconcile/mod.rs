@@ -22,6 +22,7 @@ use crate::index::{Index, JobKey};
 use crate::worker_pod::{self, RuntimeImage};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use slots::Slot;
 use std::collections::{HashMap, HashSet};
 use weft_api::job::{Phase, Reason, condition};
@@ -214,6 +215,11 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn decide(&mut self) {
+        let unread = |c: &Condition| c.type_ == condition::VALID && c.reason == Reason::Unreadable.as_str();
+        if self.decision.status.conditions.iter().any(unread) {
+            // By an operator of another version; of a job that has ended nothing else would take that back.
+            self.condition(condition::VALID, true, Reason::Accepted, "the job is well formed");
+        }
         if self.decision.status.phase.is_terminal() {
             if !self.is_second_try() {
                 return self.after_the_end();
@@ -260,9 +266,11 @@ impl Work<'_> {
 
     /// A job that was refused as invalid is looked at again when its specification changes: nothing was made of it.
     fn is_second_try(&self) -> bool {
+        let invalid = [Reason::Invalid, Reason::InvalidTemplate, Reason::UnknownLevel].map(Reason::as_str);
+        let refused =
+            |c: &Condition| c.type_ == condition::FAILED && c.status == "True" && invalid.contains(&c.reason.as_str());
         let status = &self.decision.status;
-        let invalid = status.conditions.iter().any(|c| c.type_ == condition::VALID && c.status == "False");
-        invalid && status.observed_generation != self.job.metadata.generation
+        status.conditions.iter().any(refused) && status.observed_generation != self.job.metadata.generation
     }
 
     /// What is wrong with the job itself.
