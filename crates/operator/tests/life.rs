@@ -596,6 +596,25 @@ fn a_suspended_job_lets_go_and_starts_again() {
 }
 
 #[test]
+fn a_suspended_job_starts_again_with_the_groups_that_it_was_given_meanwhile() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({})));
+    world.run();
+    world.change_job("g", |job| {
+        job.spec.suspend = true;
+        job.spec.groups[0].replicas = 1;
+        job.spec.groups[0].gpus = 4;
+    });
+    world.run();
+    assert_eq!((world.status("g").phase, world.pods.len()), (Phase::Suspended, 0));
+    world.change_job("g", |job| job.spec.suspend = false);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.ready_summary.as_str(), status.gpus), (Phase::Running, "1/1", 4));
+    assert_eq!((status.workers.len(), status.workers[0].allocated_gpus.len(), world.pods.len()), (1, 4, 1));
+}
+
+#[test]
 fn deadline_and_time_to_live_end_a_job() {
     let mut world = World::demo();
     world.submit("g", gang(1, 1, json!({"activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 30})));

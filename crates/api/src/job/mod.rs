@@ -45,7 +45,15 @@ use weft_program::Program;
     validation = Rule::new("has(self.program) || self.groups.all(g, has(g.template))")
         .message("spec.groups[].template: required, unless spec.program says what to run"),
     validation = Rule::new("!has(self.program) || self.groups.all(g, g.gpus >= 1)")
-        .message("spec.groups[].gpus: a program needs at least 1 GPU")
+        .message("spec.groups[].gpus: a program needs at least 1 GPU"),
+    // Of a gang that runs, some workers would be of the old kind and some of the new. A suspended job has no workers.
+    validation = Rule::new("(has(self.suspend) && self.suspend) || self.groups == oldSelf.groups")
+        .message("spec.groups: cannot be changed while the job may run; set spec.suspend to true with the change, and to false after it"),
+    validation = Rule::new("(has(self.suspend) && self.suspend) || (has(self.runtime) == has(oldSelf.runtime) && (!has(self.runtime) || self.runtime == oldSelf.runtime))")
+        .message("spec.runtime: cannot be changed while the job may run; set spec.suspend to true with the change, and to false after it"),
+    // Its ConfigMap is made once.
+    validation = Rule::new("has(self.program) == has(oldSelf.program) && (!has(self.program) || self.program == oldSelf.program)")
+        .message("spec.program: cannot be changed; delete the job and create it anew")
 )]
 pub struct GpuJobSpec {
     /// Groups of identical workers. All workers of all groups start together, or none does.
