@@ -72,7 +72,8 @@ pub struct Index {
     reports: BTreeMap<String, Arc<GpuNode>>,
     /// Node name by the host name label, by which workers are bound.
     hosts: HashMap<String, String>,
-    pods: HashMap<PodKey, PodFacts>,
+    /// Boxed: of 150,000 pods the empty places of the table alone would take 60 MB.
+    pods: HashMap<PodKey, Box<PodFacts>>,
     /// Workers' pods by the job's name.
     workers: HashMap<JobKey, BTreeSet<PodKey>>,
     /// Pods by the node that they are bound or to be bound to.
@@ -193,13 +194,13 @@ impl Index {
     /// The pods of a job, of this very job and not of an earlier one of the same name.
     pub fn pods_of<'a>(&'a self, key: &JobKey, uid: &'a str) -> impl Iterator<Item = &'a PodFacts> {
         let keys = self.workers.get(key).into_iter().flatten();
-        let pods = keys.filter_map(|pod| self.pods.get(pod));
+        let pods = keys.filter_map(|pod| self.pod(pod));
         pods.filter(move |pod| pod.worker.as_ref().is_some_and(|worker| worker.job_uid == uid))
     }
 
     /// A pod.
     pub fn pod(&self, key: &PodKey) -> Option<&PodFacts> {
-        self.pods.get(key)
+        self.pods.get(key).map(Box::as_ref)
     }
 
     /// Node and claim of a pod that is decided on and not seen yet.
@@ -322,7 +323,7 @@ impl Index {
     pub fn apply_pod(&mut self, pod: PodFacts) -> Touched {
         let key = pod.key.clone();
         let was_assumed = self.assumed.remove(&key).is_some();
-        if self.pods.get(&key) == Some(&pod) && !was_assumed {
+        if self.pod(&key) == Some(&pod) && !was_assumed {
             return Touched::NOTHING;
         }
         let before = self.pods.remove(&key);
@@ -353,7 +354,7 @@ impl Index {
                 self.held.insert(key.clone(), gpus);
             }
         }
-        self.pods.insert(key.clone(), pod);
+        self.pods.insert(key.clone(), Box::new(pod));
         self.reclaim(&key);
         Touched { jobs: job.into_iter().collect(), room: frees }
     }
@@ -472,7 +473,7 @@ impl Index {
 
     /// Notes in the model what a pod claims now, in place of what it claimed before.
     fn reclaim(&mut self, key: &PodKey) {
-        let pod = self.pods.get(key);
+        let pod = self.pod(key);
         let claim = match (self.assumed.get(key), pod) {
             (Some((node, claim)), _) => Some((node.clone(), claim.clone())),
             // What has ended holds nothing: the kubelet gives its devices to the next pod that asks.
