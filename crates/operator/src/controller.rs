@@ -265,7 +265,9 @@ impl Controller {
             self.jobs.iter().filter(|(_, job)| job.wake.is_some_and(|wake| wake <= now)).map(|(key, _)| key.clone());
         self.due.extend(woken.collect::<Vec<_>>());
         // Not before all have been looked at: else the oldest of very many would be looked at again and again, the others never.
-        if self.room && !self.unfinished && self.last_room.is_none_or(|last| now.duration_since(last) >= ROOM_EVERY) {
+        // A clock that was set back must not make them wait for as long.
+        let is_time = |last: Timestamp| now < last || now.duration_since(last) >= ROOM_EVERY;
+        if self.room && !self.unfinished && self.last_room.is_none_or(is_time) {
             self.room = false;
             self.last_room = Some(now);
             self.due.extend(self.jobs.iter().filter(|(_, job)| job.waits).map(|(key, _)| key.clone()));

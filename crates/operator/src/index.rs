@@ -255,6 +255,7 @@ impl Index {
             return Touched::NOTHING;
         }
         let name = node.name.clone();
+        self.unlink_host(&name);
         if let Some(host) = node.hostname() {
             self.hosts.insert(host.to_owned(), name.clone());
         }
@@ -265,9 +266,9 @@ impl Index {
 
     /// A node is gone.
     pub fn delete_node(&mut self, name: &str) -> Touched {
-        let Some(node) = self.nodes.remove(name) else { return Touched::NOTHING };
-        if let Some(host) = node.hostname() {
-            self.hosts.remove(host);
+        self.unlink_host(name);
+        if self.nodes.remove(name).is_none() {
+            return Touched::NOTHING;
         }
         self.cluster.remove(&name.into());
         self.touched_on(name)
@@ -327,6 +328,7 @@ impl Index {
             return Touched::NOTHING;
         }
         let before = self.pods.remove(&key);
+        let mut touched_too = None;
         let frees = before.as_ref().is_some_and(|before| !before.is_over() && pod.is_over());
         let job =
             pod.worker.as_ref().map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job.clone() });
@@ -335,6 +337,15 @@ impl Index {
         }
         if let Some(node) = self.node_of(&pod) {
             self.by_node.entry(node).or_default().insert(key.clone());
+        }
+        // Under one name there may be another job's worker now, if the deletion of the first was never seen.
+        let worker = before.as_ref().and_then(|before| before.worker.as_ref());
+        if let Some(earlier) =
+            worker.map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job.clone() })
+            && job.as_ref() != Some(&earlier)
+        {
+            self.unlink_worker(&earlier, &key);
+            touched_too = Some(earlier);
         }
         if let Some(job) = &job {
             self.workers.entry(job.clone()).or_default().insert(key.clone());
@@ -356,7 +367,7 @@ impl Index {
         }
         self.pods.insert(key.clone(), Box::new(pod));
         self.reclaim(&key);
-        Touched { jobs: job.into_iter().collect(), room: frees }
+        Touched { jobs: job.into_iter().chain(touched_too).collect(), room: frees }
     }
 
     /// A pod is gone.
@@ -367,13 +378,8 @@ impl Index {
             self.unlink(&node, key);
         }
         let job = pod.worker.map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job });
-        if let Some(job) = &job
-            && let Some(pods) = self.workers.get_mut(job)
-        {
-            pods.remove(key);
-            if pods.is_empty() {
-                self.workers.remove(job);
-            }
+        if let Some(job) = &job {
+            self.unlink_worker(job, key);
         }
         self.reclaim(key);
         Touched { jobs: job.into_iter().collect(), room: true }
@@ -403,6 +409,26 @@ impl Index {
             Some(JobKey { namespace: key.namespace.clone(), name: worker.job.clone() })
         };
         Touched { jobs: pods.filter_map(job).collect(), ..Touched::room() }
+    }
+
+    /// Forgets a node's host name, unless it is another node's by now.
+    fn unlink_host(&mut self, name: &str) {
+        let host = self.nodes.get(name).and_then(|node| node.hostname());
+        if let Some(host) = host
+            && self.hosts.get(host).is_some_and(|node| node == name)
+        {
+            self.hosts.remove(host);
+        }
+    }
+
+    /// Forgets that a pod is a job's.
+    fn unlink_worker(&mut self, job: &JobKey, pod: &PodKey) {
+        if let Some(pods) = self.workers.get_mut(job) {
+            pods.remove(pod);
+            if pods.is_empty() {
+                self.workers.remove(job);
+            }
+        }
     }
 
     fn unlink(&mut self, node: &str, pod: &PodKey) {
@@ -527,4 +553,43 @@ pub fn gpu_fault(index: &Index, node: &str, uuid: &str) -> Option<String> {
 /// The key of a job's own pods in its namespace.
 pub fn worker_key(job: &JobKey, group: &str, index: u32) -> PodKey {
     PodKey::new(&job.namespace, &names::pod_name(&job.name, group, index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(name: &str, host: &str) -> NodeFacts {
+        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": host}}});
+        NodeFacts::of(serde_json::from_value(node).unwrap())
+    }
+
+    #[test]
+    fn a_host_name_that_changed_or_moved_to_another_node_leads_to_the_right_one() {
+        let mut index = Index::default();
+        index.apply_node(node("a", "host"));
+        index.apply_node(node("b", "host"));
+        index.delete_node("a");
+        assert_eq!(index.node_of_host("host"), "b", "it is not the deleted node's any more");
+        index.apply_node(node("b", "other"));
+        assert_eq!((index.node_of_host("host"), index.node_of_host("other")), ("host", "b"));
+        index.delete_node("b");
+        assert!(index.hosts.is_empty());
+    }
+
+    #[test]
+    fn a_pod_whose_name_went_to_another_jobs_worker_is_not_kept_for_the_first() {
+        let worker = |job: &str, uid: &str| {
+            let owner = json!({"apiVersion": "weft.dev/v1alpha1", "kind": "GpuJob", "name": job, "uid": job, "controller": true});
+            let metadata = json!({"name": "a-b-c-0", "namespace": "n", "uid": uid, "labels": {"weft.dev/rank": "0"}, "ownerReferences": [owner]});
+            PodFacts::of(serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": []}})).unwrap())
+        };
+        let mut index = Index::default();
+        index.apply_pod(worker("a", "1"));
+        let touched = index.apply_pod(worker("a-b", "2"));
+        assert_eq!(touched.jobs.len(), 2, "both look again");
+        index.delete_pod(&PodKey::new("n", "a-b-c-0"));
+        assert!(index.workers.is_empty());
+    }
 }

@@ -21,10 +21,14 @@ use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use weft_api::{GpuJob, GpuJobStatus, names};
 
 /// How many requests of one batch are on the way at a time.
 const AT_A_TIME: usize = 32;
+/// How many requests are on the way at a time, of all batches together: a new leader has something to ask about every job that
+/// waits, and a thousand requests at once would each be slower than a request may take. The API server's own limit is some hundreds.
+const AT_A_TIME_IN_ALL: usize = 64;
 /// How long one request may take: shorter than the margin by which a leader stops before its lease ends.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(2500);
 
@@ -100,11 +104,12 @@ pub struct Writer {
     recorder: Recorder,
     metrics: Metrics,
     term: Term,
+    turns: Arc<Semaphore>,
 }
 
 impl Writer {
     pub fn new(client: Client, recorder: Recorder, metrics: Metrics, term: Term) -> Self {
-        Self { client, recorder, metrics, term }
+        Self { client, recorder, metrics, term, turns: Arc::new(Semaphore::new(AT_A_TIME_IN_ALL)) }
     }
 
     /// Writes one batch, in order.
@@ -238,7 +243,7 @@ impl Writer {
                 return Err(trouble);
             }
         }
-        match api.get_opt(&name).await {
+        match tokio::time::timeout(REQUEST_TIMEOUT, api.get_opt(&name)).await.unwrap_or_else(|_| Err(too_slow())) {
             Ok(Some(there)) if owned_by(&there, job) => Ok(()),
             Ok(Some(_)) => {
                 let trouble =
@@ -316,12 +321,14 @@ impl Writer {
 
     /// Sends a request if this operator is still the leader, within its time, and counts it.
     async fn counted(&self, write: &'static str, request: impl Future<Output = kube::Result<()>>) -> kube::Result<()> {
+        // Not closed, so an error does not come; waiting is before the question whether the term still lasts.
+        let _turn = self.turns.acquire().await;
         if !self.term.is_valid() {
             return Err(kube::Error::Service("this operator is not the leader any more".into()));
         }
         let result = match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
             Ok(result) => result,
-            Err(_) => Err(kube::Error::Service("the API server does not answer in time".into())),
+            Err(_) => Err(too_slow()),
         };
         // A conflict is an answer, not a failure: the object is there.
         self.metrics.wrote(write, result.as_ref().map_or_else(|error| is(error, 409), |()| true));
@@ -346,6 +353,10 @@ impl Writer {
             }
         }
     }
+}
+
+fn too_slow() -> kube::Error {
+    kube::Error::Service("the API server does not answer in time".into())
 }
 
 fn post() -> PostParams {

@@ -125,8 +125,7 @@ mod tests {
 
     #[test]
     fn a_thousand_workers_of_eight_gpus_with_full_results_fit_and_the_status_says_what_is_left_out() {
-        let mut status =
-            GpuJobStatus { workers: (0..1024).map(|rank| worker(rank)).collect(), ..GpuJobStatus::default() };
+        let mut status = GpuJobStatus { workers: (0..1024).map(worker).collect(), ..GpuJobStatus::default() };
         status.workers[1000].phase = WorkerPhase::Failed;
         let before = size(&status);
         assert!(before > 3 << 20, "{before}");
@@ -147,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_job_of_usual_size_keeps_everything() {
-        let status = GpuJobStatus { workers: (0..16).map(|rank| worker(rank)).collect(), ..GpuJobStatus::default() };
+        let status = GpuJobStatus { workers: (0..16).map(worker).collect(), ..GpuJobStatus::default() };
         let mut cut = status.clone();
         fit(&mut cut);
         assert_eq!(cut, status);
