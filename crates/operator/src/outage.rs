@@ -48,7 +48,9 @@ impl Outages {
         for (kind, (nodes, not_ready)) in self.kinds.iter_mut().zip(counted) {
             let on = is_outage(nodes, not_ready);
             news |= on != kind.on;
-            *kind = Kind { nodes, not_ready, on, last: if on { Some(now) } else { kind.last } };
+            // Also when it ends: it may have been counted last some seconds ago, and was on until now.
+            let last = if on || kind.on { Some(now) } else { kind.last };
+            *kind = Kind { nodes, not_ready, on, last };
         }
         news
     }
@@ -120,7 +122,7 @@ mod tests {
         assert!(!outages.count(nodes.iter().map(|node| (true, node)), at(200)), "it goes on");
         nodes[0].not_ready_since = None;
         assert!(outages.count(nodes.iter().map(|node| (true, node)), at(300)), "it ends");
-        assert_eq!(outages.patience_from(true, at(100)), Some(at(200)));
-        assert_eq!(outages.patience_from(true, at(250)), Some(at(250)), "what fails later is waited for as ever");
+        assert_eq!(outages.patience_from(true, at(100)), Some(at(300)));
+        assert_eq!(outages.patience_from(true, at(350)), Some(at(350)), "what fails later is waited for as ever");
     }
 }
