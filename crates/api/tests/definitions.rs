@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the test's message")]
 
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -66,6 +67,38 @@ async fn apply(client: &kube::Client, text: &str) -> Result<(), String> {
     }
 }
 
+/// Creates the first of two jobs and tries the second in its place; what the API server says to that. Nothing stays.
+async fn update(client: &kube::Client, text: &str) -> Result<(), String> {
+    let mut jobs = serde_yaml_ng::Deserializer::from_str(text).map(|job| serde_json::Value::deserialize(job).unwrap());
+    let (before, mut after) = (jobs.next().unwrap(), jobs.next().unwrap());
+    let folder = "/apis/weft.dev/v1alpha1/namespaces/default/gpujobs";
+    let path = format!("{folder}/{}", before["metadata"]["name"].as_str().unwrap());
+    let send = async |request: http::request::Builder, body: &serde_json::Value| {
+        let request = request.header("content-type", "application/json").body(serde_json::to_vec(body).unwrap());
+        client.request::<serde_json::Value>(request.unwrap()).await
+    };
+    let created = send(http::Request::post(folder), &before).await.unwrap();
+    after["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"].clone();
+    let answer = send(http::Request::put(format!("{path}?dryRun=All&fieldValidation=Strict")), &after).await;
+    send(http::Request::delete(&path), &serde_json::json!({})).await.unwrap();
+    match answer {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => Err(status.message.clone()),
+        Err(error) => panic!("the API server does not answer: {error}"),
+    }
+}
+
+#[test]
+fn jobs_before_and_after_a_change_are_read() {
+    for (name, text) in files(&folder("fixtures/update")) {
+        let jobs: Vec<weft_api::GpuJob> = serde_yaml_ng::Deserializer::from_str(&text)
+            .map(|job| weft_api::GpuJob::deserialize(job).unwrap_or_else(|error| panic!("{name}: {error}")))
+            .collect();
+        assert_eq!(jobs.len(), 2, "{name}: one job before and one after");
+        assert!(jobs[0].spec != jobs[1].spec, "{name}: nothing changes");
+    }
+}
+
 #[tokio::test]
 async fn an_api_server_takes_what_shall_pass_and_names_the_field_of_what_shall_not() {
     let Some(kubeconfig) = env::var_os("WEFT_TEST_KUBECONFIG") else {
@@ -87,6 +120,18 @@ async fn an_api_server_takes_what_shall_pass_and_names_the_field_of_what_shall_n
             Ok(()) => wrong.push(format!("{name} shall not pass")),
             Err(message) if !message.contains(expected) => wrong.push(format!("{name}: no {expected:?} in {message}")),
             Err(_) => {}
+        }
+    }
+    for (name, text) in files(&folder("fixtures/update")) {
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# refused with: "));
+        match (update(&client, &text).await, expected) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => wrong.push(format!("{name} shall not pass")),
+            (Err(message), None) => wrong.push(format!("{name} shall pass: {message}")),
+            (Err(message), Some(expected)) if !message.contains(expected) => {
+                wrong.push(format!("{name}: no {expected:?} in {message}"));
+            }
+            (Err(_), Some(_)) => {}
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -32,6 +32,9 @@ pub fn render(view: &JobView, now: Timestamp) -> String {
     if !status.message.is_empty() {
         let _ = writeln!(text, "  {}", status.message);
     }
+    if let Some(omitted) = &status.omitted {
+        let _ = writeln!(text, "  {omitted}");
+    }
     let behind =
         job.metadata.generation.is_some_and(|latest| status.observed_generation.is_some_and(|seen| seen < latest));
     if behind {

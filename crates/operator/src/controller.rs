@@ -10,12 +10,14 @@
 //! index before the next one is made. A new leader starts with an empty index and lists the world before it decides anything.
 
 use crate::facts::PodKey;
+use crate::guard::Unreadable;
 use crate::index::{Index, JobKey, Touched};
 use crate::lease::Term;
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::reconcile::{self, Action, Decision, Memo, Refusal, Settings};
 use crate::watch::{Change, Kind, Seen};
-use crate::write::{Batch, Outcome, Writer};
+use crate::write::{Batch, Outcome, UnreadableStatus, Writer};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::watcher::Event;
@@ -27,6 +29,11 @@ use weft_api::job::{Phase, Reason, condition};
 
 /// Waiting jobs look again at most this often, however much happens in the cluster.
 const ROOM_EVERY: SignedDuration = SignedDuration::from_millis(100);
+/// How long jobs are looked at before changes, outcomes and the end of the term are heard again; what is left comes next. A
+/// single gang on thousands of nodes takes some tens of milliseconds, so a pass lasts little longer than this.
+const PASS: Duration = Duration::from_millis(100);
+/// Longest pause of the loop when nothing happens.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How many changes are taken in before jobs are looked at.
 const CHANGES_AT_A_TIME: usize = 1024;
 /// Longest pause after writes that did not go through.
@@ -43,12 +50,18 @@ struct JobState {
     memo: Memo,
     /// A batch is on the way.
     busy: bool,
+    /// It creates pods.
+    creates: bool,
     /// Batches in a row that did not go through, and refusals in a row.
     failures: u32,
     refusals: u32,
     /// Workers have no place: to be looked at when there may be room.
     waits: bool,
     wake: Option<Timestamp>,
+    /// The job cannot be read.
+    unreadable: bool,
+    /// The resource version at which that was said.
+    said_at: Option<String>,
 }
 
 /// The leader's work.
@@ -59,12 +72,15 @@ pub struct Controller {
     jobs: HashMap<JobKey, JobState>,
     /// Jobs to look at.
     due: BTreeSet<JobKey>,
+    /// The last pass left some of them for the next.
+    unfinished: bool,
     /// There may be room since the waiting jobs were looked at last.
     room: bool,
     last_room: Option<Timestamp>,
     /// Names seen in a list that is not complete yet.
     listing: HashMap<Kind, HashSet<PodKey>>,
     synced: BTreeSet<Kind>,
+    told_unreadable: BTreeSet<Kind>,
 }
 
 impl Controller {
@@ -75,19 +91,22 @@ impl Controller {
             metrics,
             jobs: HashMap::new(),
             due: BTreeSet::new(),
+            unfinished: false,
             room: false,
             last_room: None,
             listing: HashMap::new(),
             synced: BTreeSet::new(),
+            told_unreadable: BTreeSet::new(),
         }
     }
 
     /// Works until the term ends, and then until the last request that was sent has come back.
-    pub async fn run(mut self, term: &Term, changes: impl Stream<Item = Change>, writer: Writer) {
+    pub async fn run(mut self, term: &Term, changes: impl Stream<Item = Change>, writer: Writer, pulse: Pulse) {
         let mut changes = pin!(changes.ready_chunks(CHANGES_AT_A_TIME));
         let mut running = FuturesUnordered::new();
         let mut ended = pin!(term.ended());
         loop {
+            pulse.turned();
             let pause = self.pause(Timestamp::now());
             tokio::select! {
                 biased;
@@ -96,7 +115,10 @@ impl Controller {
                 Some(batch) = changes.next() => batch.into_iter().for_each(|change| self.apply(change)),
                 () = tokio::time::sleep(pause) => {}
             }
-            for batch in self.decide(Timestamp::now()) {
+            if !term.is_valid() {
+                break;
+            }
+            for batch in self.decide(Timestamp::now(), Instant::now() + PASS) {
                 let writer = writer.clone();
                 running.push(async move { writer.write(batch).await });
             }
@@ -115,7 +137,7 @@ impl Controller {
             Event::InitApply(seen) => {
                 let name = name_of(&seen);
                 self.listing.entry(kind).or_default().insert(name);
-                self.apply_seen(seen);
+                self.apply_seen(kind, seen);
             }
             Event::InitDone => {
                 let listed = self.listing.remove(&kind).unwrap_or_default();
@@ -129,7 +151,7 @@ impl Controller {
                     self.due = self.index.jobs().map(|(key, _)| key.clone()).collect();
                 }
             }
-            Event::Apply(seen) => self.apply_seen(seen),
+            Event::Apply(seen) => self.apply_seen(kind, seen),
             Event::Delete(seen) => {
                 let touched = match seen {
                     Seen::Levels(levels) if is_default(&levels) => self.index.apply_levels(None),
@@ -140,13 +162,16 @@ impl Controller {
                     }
                     Seen::Pod(pod) => self.index.delete_pod(&pod.key),
                     Seen::Job(key, _) => self.index.delete_job(&key),
+                    Seen::Unreadable(name) if kind == Kind::Report => self.index.delete_report(&name),
+                    Seen::Unreadable(name) if name == weft_api::names::TOPOLOGY_NAME => self.index.apply_levels(None),
+                    Seen::Unreadable(_) => Touched::default(),
                 };
                 self.touch(touched);
             }
         }
     }
 
-    fn apply_seen(&mut self, seen: Seen) {
+    fn apply_seen(&mut self, kind: Kind, seen: Seen) {
         let touched = match seen {
             Seen::Levels(levels) if is_default(&levels) => self.index.apply_levels(Some(levels.spec)),
             Seen::Levels(_) => Touched::default(),
@@ -154,8 +179,24 @@ impl Controller {
             Seen::Report(report) => self.index.apply_report(report),
             Seen::Pod(pod) => self.index.apply_pod(*pod),
             Seen::Job(key, entry) => self.index.apply_job(key, entry),
+            Seen::Unreadable(name) => self.apply_unreadable(kind, &name),
         };
         self.touch(touched);
+    }
+
+    /// A report that cannot be read is as none: its node takes no new workers, and those that it has are left alone. Levels that
+    /// cannot be read leave the old ones in place.
+    fn apply_unreadable(&mut self, kind: Kind, name: &str) -> Touched {
+        self.metrics.unreadable(kind);
+        if self.told_unreadable.insert(kind) {
+            let resource = kind.resource();
+            tracing::warn!(
+                resource,
+                name,
+                "written by another version of Weft, cannot be read: upgrade the operator (told once; details at debug)"
+            );
+        }
+        if kind == Kind::Report { self.index.delete_report(name) } else { Touched::default() }
     }
 
     /// What was there before a new list and is not in it is gone.
@@ -198,7 +239,10 @@ impl Controller {
 
     /// How long there is nothing to do if nothing happens.
     fn pause(&self, now: Timestamp) -> Duration {
-        const LONGEST: Duration = Duration::from_secs(60);
+        const LONGEST: Duration = LONGEST_PAUSE;
+        if self.unfinished {
+            return Duration::ZERO;
+        }
         let wake = self.jobs.values().filter(|job| !job.busy).filter_map(|job| job.wake).min();
         let until = wake.map_or(LONGEST, |wake| Duration::try_from(wake.duration_since(now)).unwrap_or_default());
         let room = if self.room && self.is_synced() {
@@ -210,15 +254,20 @@ impl Controller {
         until.min(room).min(LONGEST)
     }
 
-    /// Looks at every job that is due, oldest first.
-    pub fn decide(&mut self, now: Timestamp) -> Vec<Batch> {
+    /// Looks at the jobs that are due until the time `until`, at one at least: first at those that have their places, since
+    /// their decisions are short and their GPUs idle meanwhile, then at those that wait, oldest first. What is left stays due.
+    pub fn decide(&mut self, now: Timestamp, until: Instant) -> Vec<Batch> {
         if !self.is_synced() {
             return Vec::new();
         }
+        self.count_outages(now);
         let woken =
             self.jobs.iter().filter(|(_, job)| job.wake.is_some_and(|wake| wake <= now)).map(|(key, _)| key.clone());
         self.due.extend(woken.collect::<Vec<_>>());
-        if self.room && self.last_room.is_none_or(|last| now.duration_since(last) >= ROOM_EVERY) {
+        // Not before all have been looked at: else the oldest of very many would be looked at again and again, the others never.
+        // A clock that was set back must not make them wait for as long.
+        let is_time = |last: Timestamp| now < last || now.duration_since(last) >= ROOM_EVERY;
+        if self.room && !self.unfinished && self.last_room.is_none_or(is_time) {
             self.room = false;
             self.last_room = Some(now);
             self.due.extend(self.jobs.iter().filter(|(_, job)| job.waits).map(|(key, _)| key.clone()));
@@ -228,8 +277,31 @@ impl Controller {
             let job = self.index.job(key)?.job.as_ref().ok()?;
             job.metadata.creation_timestamp.as_ref().map(|time| time.0)
         };
-        due.sort_by_cached_key(|key| (created(key), key.clone()));
-        due.into_iter().filter_map(|key| self.decide_one(key, now)).collect()
+        let waits = |key: &JobKey| self.jobs.get(key).is_none_or(|job| job.waits);
+        due.sort_by_cached_key(|key| (waits(key), created(key), key.clone()));
+        let mut due = due.into_iter();
+        let mut batches = Vec::new();
+        for key in due.by_ref() {
+            batches.extend(self.decide_one(key, now));
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        self.due.extend(due);
+        self.unfinished = !self.due.is_empty();
+        batches
+    }
+
+    fn count_outages(&mut self, now: Timestamp) {
+        let news = self.index.count_outages(now);
+        let outages = self.index.outages();
+        let (not_ready, nodes) = (outages.not_ready(), outages.nodes());
+        self.metrics.set_outage(not_ready, outages.are_on());
+        if news && outages.are_on() {
+            tracing::warn!(not_ready, nodes, "most nodes are not ready: none of them is given up");
+        } else if news {
+            tracing::info!(not_ready, nodes, "most nodes are ready: those that are not are waited for anew");
+        }
     }
 
     fn decide_one(&mut self, key: JobKey, now: Timestamp) -> Option<Batch> {
@@ -248,17 +320,33 @@ impl Controller {
             // The outcome brings it back.
             return None;
         }
+        if state.wake.is_some_and(|wake| wake > now) && state.unreadable && entry_job.is_err() {
+            return None;
+        }
         state.wake = None;
-        let started = Instant::now();
-        let (decision, job) = match entry_job {
+        let job = match entry_job {
             Ok(job) if job.metadata.deletion_timestamp.is_some() => return None,
-            Ok(job) => {
-                let decision =
-                    reconcile::reconcile(&self.index, &self.settings, &key, &job, &state.status, &mut state.memo, now);
-                (decision, Some(job))
+            Ok(job) => job,
+            Err(why) => {
+                state.unreadable = true;
+                state.waits = false;
+                if state.said_at.is_some() && state.said_at == why.resource_version {
+                    return None;
+                }
+                let verdict = unreadable(&why, generation, now)?;
+                tracing::warn!(job = %key, "{}", verdict.message);
+                state.busy = true;
+                state.said_at = why.resource_version;
+                return Some(Batch { unreadable: Some(verdict), ..Batch::new(key, uid) });
             }
-            Err(error) => (unreadable(&state.status, generation, &error, now), None),
         };
+        if std::mem::take(&mut state.unreadable) {
+            // Whoever could read it may have written since.
+            state.status = job.status.clone().unwrap_or_default();
+        }
+        let started = Instant::now();
+        let decision =
+            reconcile::reconcile(&self.index, &self.settings, &key, &job, &state.status, &mut state.memo, now);
         self.metrics.decided(started.elapsed().as_secs_f64(), placed(&decision));
         state.wake = decision.wake;
         state.waits = waits(&decision.status);
@@ -276,8 +364,10 @@ impl Controller {
             tracing::info!(job = %key, phase = %decision.status.phase, "{}", decision.status.message);
         }
         state.busy = true;
+        state.creates = decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_)));
         let status = changed.then_some(decision.status);
-        Some(Batch { key, uid, job, status, actions: decision.actions, notes: decision.notes })
+        let (actions, notes) = (decision.actions, decision.notes);
+        Some(Batch { job: Some(job), status, actions, notes, ..Batch::new(key, uid) })
     }
 
     /// Takes in what became of a batch.
@@ -305,10 +395,16 @@ impl Controller {
                 let pause = SignedDuration::from_secs(1 << state.refusals.min(6)).min(LONGEST_REFUSAL);
                 state.memo.refusal = Some(Refusal { message, until: now + pause });
             }
-            None if outcome.trouble.is_none() && state.memo.refusal.is_none() => state.refusals = 0,
+            None if outcome.trouble.is_none() && state.creates => {
+                state.refusals = 0;
+                state.memo.refusal = None;
+            }
             None => {}
         }
         if let Some(trouble) = outcome.trouble {
+            // Which of the requests went through is not told one by one: after the pause all that are still wanted are sent.
+            state.memo.sent.clear();
+            state.said_at = None;
             state.failures += 1;
             let pause = SignedDuration::from_millis(100 << state.failures.min(6)).min(LONGEST_RETRY);
             tracing::warn!(job = %outcome.key, retry_in_seconds = pause.as_secs_f64(), "{trouble}");
@@ -337,6 +433,7 @@ fn name_of(seen: &Seen) -> PodKey {
         Seen::Report(report) => PodKey::new("", report.metadata.name.as_deref().unwrap_or_default()),
         Seen::Pod(pod) => pod.key.clone(),
         Seen::Job(key, _) => PodKey::new(&key.namespace, &key.name),
+        Seen::Unreadable(name) => PodKey::new("", name),
     }
 }
 
@@ -360,23 +457,17 @@ fn placed(decision: &Decision) -> Option<bool> {
     }
 }
 
-/// A job that this operator cannot read gets a status that says so, and nothing else.
-fn unreadable(status: &GpuJobStatus, generation: Option<i64>, error: &str, now: Timestamp) -> Decision {
-    let message = format!("spec: {error}");
-    if status.phase == Phase::Failed && status.message == message {
-        return Decision { status: status.clone(), ..Decision::default() };
-    }
+/// What is said of a job that this operator cannot read, unless it is said already. Nothing else of it is touched: it may have
+/// been made for a newer operator, run well, and be read again after an upgrade.
+fn unreadable(why: &Unreadable, generation: Option<i64>, now: Timestamp) -> Option<UnreadableStatus> {
+    let message = format!(
+        "this version of the operator cannot read the job, and leaves it and its pods as they are: {}; upgrade the operator, or use a word that it knows",
+        why.error
+    );
+    let mut conditions = why.conditions.clone();
+    let reason = Reason::Unreadable.as_str();
     let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now);
-    let mut status = GpuJobStatus {
-        observed_generation: generation,
-        phase: Phase::Failed,
-        message: message.clone(),
-        completion_time: Some(time.clone()),
-        ..GpuJobStatus::default()
-    };
-    for (type_, value) in [(condition::VALID, false), (condition::FAILED, true)] {
-        let reason = Reason::Invalid.as_str();
-        weft_api::conditions::set(&mut status.conditions, type_, value, reason, &message, generation, &time);
-    }
-    Decision { status, ..Decision::default() }
+    let news = weft_api::conditions::set(&mut conditions, condition::VALID, false, reason, &message, generation, &time);
+    let (resource_version, is_first) = (why.resource_version.clone(), !why.has_status);
+    news.then_some(UnreadableStatus { resource_version, is_first, conditions, message })
 }

@@ -11,6 +11,9 @@
 //! ```
 
 use crate::facts::{NodeFacts, PodFacts, PodKey};
+use crate::guard::Unreadable;
+use crate::outage::Outages;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -58,7 +61,7 @@ impl Touched {
 pub struct JobEntry {
     pub uid: String,
     pub generation: Option<i64>,
-    pub job: Result<Arc<GpuJob>, String>,
+    pub job: Result<Arc<GpuJob>, Unreadable>,
 }
 
 /// The world as the watches tell it.
@@ -69,7 +72,8 @@ pub struct Index {
     reports: BTreeMap<String, Arc<GpuNode>>,
     /// Node name by the host name label, by which workers are bound.
     hosts: HashMap<String, String>,
-    pods: HashMap<PodKey, PodFacts>,
+    /// Boxed: of 150,000 pods the empty places of the table alone would take 60 MB.
+    pods: HashMap<PodKey, Box<PodFacts>>,
     /// Workers' pods by the job's name.
     workers: HashMap<JobKey, BTreeSet<PodKey>>,
     /// Pods by the node that they are bound or to be bound to.
@@ -78,6 +82,9 @@ pub struct Index {
     held: HashMap<PodKey, Vec<String>>,
     assumed: HashMap<PodKey, (String, Claim)>,
     jobs: BTreeMap<JobKey, JobEntry>,
+    outages: Outages,
+    /// Nodes or reports came, went or changed since the outages were counted.
+    nodes_changed: bool,
 }
 
 impl Default for Index {
@@ -95,6 +102,8 @@ impl Default for Index {
             held: HashMap::new(),
             assumed: HashMap::new(),
             jobs: BTreeMap::new(),
+            outages: Outages::default(),
+            nodes_changed: false,
         }
     }
 }
@@ -122,6 +131,30 @@ impl Index {
     /// A node by name.
     pub fn node(&self, name: &str) -> Option<&NodeFacts> {
         self.nodes.get(name)
+    }
+
+    /// Counts the nodes that are not ready, as of now; whether that began or ended an outage of many.
+    pub fn count_outages(&mut self, now: Timestamp) -> bool {
+        if !std::mem::take(&mut self.nodes_changed) && !self.outages.are_on() {
+            return false;
+        }
+        let nodes = self.nodes.values().map(|node| (self.reports.contains_key(&node.name), node));
+        self.outages.count(nodes, now)
+    }
+
+    /// The outages of many nodes at once.
+    pub fn outages(&self) -> &Outages {
+        &self.outages
+    }
+
+    /// When a node that is not ready is given up, after `grace`; none while it is not to be: it is ready, or so many others are
+    /// not either that the nodes are hardly to blame.
+    pub fn given_up_at(&self, node: &NodeFacts, grace: SignedDuration) -> Option<Timestamp> {
+        if node.out_of_service {
+            return Some(Timestamp::UNIX_EPOCH);
+        }
+        let since = self.outages.patience_from(self.has_report(&node.name), node.not_ready_since?)?;
+        Some(since.saturating_add(grace).unwrap_or(Timestamp::MAX))
     }
 
     /// Whether a node's agent has reported.
@@ -161,18 +194,18 @@ impl Index {
     /// The pods of a job, of this very job and not of an earlier one of the same name.
     pub fn pods_of<'a>(&'a self, key: &JobKey, uid: &'a str) -> impl Iterator<Item = &'a PodFacts> {
         let keys = self.workers.get(key).into_iter().flatten();
-        let pods = keys.filter_map(|pod| self.pods.get(pod));
+        let pods = keys.filter_map(|pod| self.pod(pod));
         pods.filter(move |pod| pod.worker.as_ref().is_some_and(|worker| worker.job_uid == uid))
     }
 
     /// A pod.
     pub fn pod(&self, key: &PodKey) -> Option<&PodFacts> {
-        self.pods.get(key)
+        self.pods.get(key).map(Box::as_ref)
     }
 
-    /// Whether a pod is decided on and not seen yet.
-    pub fn is_assumed(&self, pod: &PodKey) -> bool {
-        self.assumed.contains_key(pod)
+    /// Node and claim of a pod that is decided on and not seen yet.
+    pub fn assumed(&self, pod: &PodKey) -> Option<(&str, &Claim)> {
+        self.assumed.get(pod).map(|(node, claim)| (node.as_str(), claim))
     }
 
     /// Notes a pod that is about to be created: its claim counts from now, until the pod itself is seen or [`Self::forget`].
@@ -222,6 +255,7 @@ impl Index {
             return Touched::NOTHING;
         }
         let name = node.name.clone();
+        self.unlink_host(&name);
         if let Some(host) = node.hostname() {
             self.hosts.insert(host.to_owned(), name.clone());
         }
@@ -232,9 +266,9 @@ impl Index {
 
     /// A node is gone.
     pub fn delete_node(&mut self, name: &str) -> Touched {
-        let Some(node) = self.nodes.remove(name) else { return Touched::NOTHING };
-        if let Some(host) = node.hostname() {
-            self.hosts.remove(host);
+        self.unlink_host(name);
+        if self.nodes.remove(name).is_none() {
+            return Touched::NOTHING;
         }
         self.cluster.remove(&name.into());
         self.touched_on(name)
@@ -290,10 +324,11 @@ impl Index {
     pub fn apply_pod(&mut self, pod: PodFacts) -> Touched {
         let key = pod.key.clone();
         let was_assumed = self.assumed.remove(&key).is_some();
-        if self.pods.get(&key) == Some(&pod) && !was_assumed {
+        if self.pod(&key) == Some(&pod) && !was_assumed {
             return Touched::NOTHING;
         }
         let before = self.pods.remove(&key);
+        let mut touched_too = None;
         let frees = before.as_ref().is_some_and(|before| !before.is_over() && pod.is_over());
         let job =
             pod.worker.as_ref().map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job.clone() });
@@ -302,6 +337,15 @@ impl Index {
         }
         if let Some(node) = self.node_of(&pod) {
             self.by_node.entry(node).or_default().insert(key.clone());
+        }
+        // Under one name there may be another job's worker now, if the deletion of the first was never seen.
+        let worker = before.as_ref().and_then(|before| before.worker.as_ref());
+        if let Some(earlier) =
+            worker.map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job.clone() })
+            && job.as_ref() != Some(&earlier)
+        {
+            self.unlink_worker(&earlier, &key);
+            touched_too = Some(earlier);
         }
         if let Some(job) = &job {
             self.workers.entry(job.clone()).or_default().insert(key.clone());
@@ -321,9 +365,9 @@ impl Index {
                 self.held.insert(key.clone(), gpus);
             }
         }
-        self.pods.insert(key.clone(), pod);
+        self.pods.insert(key.clone(), Box::new(pod));
         self.reclaim(&key);
-        Touched { jobs: job.into_iter().collect(), room: frees }
+        Touched { jobs: job.into_iter().chain(touched_too).collect(), room: frees }
     }
 
     /// A pod is gone.
@@ -334,13 +378,8 @@ impl Index {
             self.unlink(&node, key);
         }
         let job = pod.worker.map(|worker| JobKey { namespace: key.namespace.clone(), name: worker.job });
-        if let Some(job) = &job
-            && let Some(pods) = self.workers.get_mut(job)
-        {
-            pods.remove(key);
-            if pods.is_empty() {
-                self.workers.remove(job);
-            }
+        if let Some(job) = &job {
+            self.unlink_worker(job, key);
         }
         self.reclaim(key);
         Touched { jobs: job.into_iter().collect(), room: true }
@@ -362,13 +401,34 @@ impl Index {
     }
 
     /// Jobs with pods on a node, and room, since a node's change may give some.
-    fn touched_on(&self, node: &str) -> Touched {
+    fn touched_on(&mut self, node: &str) -> Touched {
+        self.nodes_changed = true;
         let pods = self.by_node.get(node).into_iter().flatten();
         let job = |key: &PodKey| {
             let worker = self.pods.get(key)?.worker.as_ref()?;
             Some(JobKey { namespace: key.namespace.clone(), name: worker.job.clone() })
         };
         Touched { jobs: pods.filter_map(job).collect(), ..Touched::room() }
+    }
+
+    /// Forgets a node's host name, unless it is another node's by now.
+    fn unlink_host(&mut self, name: &str) {
+        let host = self.nodes.get(name).and_then(|node| node.hostname());
+        if let Some(host) = host
+            && self.hosts.get(host).is_some_and(|node| node == name)
+        {
+            self.hosts.remove(host);
+        }
+    }
+
+    /// Forgets that a pod is a job's.
+    fn unlink_worker(&mut self, job: &JobKey, pod: &PodKey) {
+        if let Some(pods) = self.workers.get_mut(job) {
+            pods.remove(pod);
+            if pods.is_empty() {
+                self.workers.remove(job);
+            }
+        }
     }
 
     fn unlink(&mut self, node: &str, pod: &PodKey) {
@@ -439,7 +499,7 @@ impl Index {
 
     /// Notes in the model what a pod claims now, in place of what it claimed before.
     fn reclaim(&mut self, key: &PodKey) {
-        let pod = self.pods.get(key);
+        let pod = self.pod(key);
         let claim = match (self.assumed.get(key), pod) {
             (Some((node, claim)), _) => Some((node.clone(), claim.clone())),
             // What has ended holds nothing: the kubelet gives its devices to the next pod that asks.
@@ -493,4 +553,43 @@ pub fn gpu_fault(index: &Index, node: &str, uuid: &str) -> Option<String> {
 /// The key of a job's own pods in its namespace.
 pub fn worker_key(job: &JobKey, group: &str, index: u32) -> PodKey {
     PodKey::new(&job.namespace, &names::pod_name(&job.name, group, index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(name: &str, host: &str) -> NodeFacts {
+        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": host}}});
+        NodeFacts::of(serde_json::from_value(node).unwrap())
+    }
+
+    #[test]
+    fn a_host_name_that_changed_or_moved_to_another_node_leads_to_the_right_one() {
+        let mut index = Index::default();
+        index.apply_node(node("a", "host"));
+        index.apply_node(node("b", "host"));
+        index.delete_node("a");
+        assert_eq!(index.node_of_host("host"), "b", "it is not the deleted node's any more");
+        index.apply_node(node("b", "other"));
+        assert_eq!((index.node_of_host("host"), index.node_of_host("other")), ("host", "b"));
+        index.delete_node("b");
+        assert!(index.hosts.is_empty());
+    }
+
+    #[test]
+    fn a_pod_whose_name_went_to_another_jobs_worker_is_not_kept_for_the_first() {
+        let worker = |job: &str, uid: &str| {
+            let owner = json!({"apiVersion": "weft.dev/v1alpha1", "kind": "GpuJob", "name": job, "uid": job, "controller": true});
+            let metadata = json!({"name": "a-b-c-0", "namespace": "n", "uid": uid, "labels": {"weft.dev/rank": "0"}, "ownerReferences": [owner]});
+            PodFacts::of(serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": []}})).unwrap())
+        };
+        let mut index = Index::default();
+        index.apply_pod(worker("a", "1"));
+        let touched = index.apply_pod(worker("a-b", "2"));
+        assert_eq!(touched.jobs.len(), 2, "both look again");
+        index.delete_pod(&PodKey::new("n", "a-b-c-0"));
+        assert!(index.workers.is_empty());
+    }
 }

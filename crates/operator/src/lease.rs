@@ -12,6 +12,7 @@
 //! the duration counted from when we *sent* the last successful renewal. Who wants to write asks [`Term::is_valid`] just
 //! before: so no write starts after another operator may have begun.
 
+use crate::pulse::Pulse;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -96,14 +97,15 @@ pub struct Candidate {
     api: Api<Lease>,
     lease: String,
     identity: String,
+    pulse: Pulse,
     seen: Option<Seen>,
 }
 
 impl Candidate {
     /// A candidate named `identity` (the pod's name) for the lease `lease` in `namespace`.
-    pub fn new(client: Client, namespace: &str, lease: &str, identity: &str) -> Self {
+    pub fn new(client: Client, namespace: &str, lease: &str, identity: &str, pulse: Pulse) -> Self {
         let api = Api::namespaced(client, namespace);
-        Self { api, lease: lease.to_owned(), identity: identity.to_owned(), seen: None }
+        Self { api, lease: lease.to_owned(), identity: identity.to_owned(), pulse, seen: None }
     }
 
     /// Waits until the lease is ours. Errors of the API server are logged and tried again: a standby has nothing else to do.
@@ -124,8 +126,10 @@ impl Candidate {
         }
     }
 
-    /// Renews until the term ends: because it was taken, could not be renewed in time, or was ended by [`Term::end`].
+    /// Renews until the term ends: because it was taken, could not be renewed in time, or was ended by [`Term::end`]. However
+    /// this ends, a panic included, the term ends with it.
     pub async fn hold(&mut self, term: &Term) {
+        let _end = term.ended.clone().drop_guard();
         loop {
             tokio::select! {
                 () = term.ended() => return,
@@ -163,7 +167,9 @@ impl Candidate {
 
     /// Takes or renews the lease if it is ours to take. The resource version in the update makes it one of several who wins.
     async fn try_acquire(&mut self) -> kube::Result<bool> {
-        limited(self.try_acquire_unlimited()).await
+        let won = limited(self.try_acquire_unlimited()).await?;
+        self.pulse.answered();
+        Ok(won)
     }
 
     async fn try_acquire_unlimited(&mut self) -> kube::Result<bool> {
@@ -239,7 +245,7 @@ mod tests {
         let service = tower::service_fn(|_: http::Request<Body>| async {
             Err::<http::Response<Body>, std::io::Error>(std::io::Error::other("no server in this test"))
         });
-        Candidate::new(Client::new(service, "default"), "weft-system", "weft-operator", identity)
+        Candidate::new(Client::new(service, "default"), "weft-system", "weft-operator", identity, Pulse::default())
     }
 
     fn held_by(holder: &str, renewed: i64) -> LeaseSpec {
@@ -282,5 +288,18 @@ mod tests {
         assert!(!term.is_valid());
         let lasted = start.elapsed();
         assert!(lasted < LEASE_DURATION && lasted >= LEASE_DURATION - MARGIN, "{lasted:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_term_ends_with_the_task_that_renews_it() {
+        let mut a = candidate("a");
+        let term = Term::new(Instant::now() + LEASE_DURATION - MARGIN);
+        let held = term.clone();
+        let renewing = tokio::spawn(async move { a.hold(&held).await });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(term.is_valid());
+        renewing.abort();
+        term.ended().await;
+        assert!(renewing.await.is_err() && !term.is_valid());
     }
 }

@@ -55,7 +55,9 @@ enum LogFormat {
     Json,
 }
 
-#[tokio::main]
+// As many threads on any machine: a pass over many jobs keeps one of them busy, and the lease is renewed and probes are answered
+// on another. Tokio's own count is that of the CPUs, which in a container may be one.
+#[tokio::main(worker_threads = 4)]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     log(args.log_format);

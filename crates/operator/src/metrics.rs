@@ -44,6 +44,9 @@ pub struct Metrics {
     pending_gangs: Gauge,
     writes: Family<ByWrite, Counter>,
     watch_errors: Family<ByResource, Counter>,
+    unreadable: Family<ByResource, Counter>,
+    nodes_not_ready: Gauge,
+    outage: Gauge,
 }
 
 impl Default for Metrics {
@@ -60,6 +63,9 @@ impl Default for Metrics {
         let pending_gangs = Gauge::default();
         let writes = Family::<ByWrite, Counter>::default();
         let watch_errors = Family::<ByResource, Counter>::default();
+        let unreadable = Family::<ByResource, Counter>::default();
+        let nodes_not_ready = Gauge::default();
+        let outage = Gauge::default();
         registry.register("leader", "1 while this operator is the leader", leader.clone());
         registry.register("reconciles", "Decisions made, by whether their writes went through", reconciles.clone());
         registry.register_with_unit(
@@ -79,6 +85,13 @@ impl Default for Metrics {
         registry.register("pending_gangs", "GpuJobs with workers that have no place", pending_gangs.clone());
         registry.register("writes", "Requests that change something, by result", writes.clone());
         registry.register("watch_errors", "Watches that broke and were taken up again", watch_errors.clone());
+        registry.register(
+            "unreadable",
+            "Reports and levels that arrived and could not be read: another version of Weft wrote them",
+            unreadable.clone(),
+        );
+        registry.register("nodes_not_ready", "Nodes that are not ready", nodes_not_ready.clone());
+        registry.register("outage", "1 while so many nodes are not ready that none is given up", outage.clone());
         Self {
             registry: Arc::new(registry),
             leader,
@@ -90,6 +103,9 @@ impl Default for Metrics {
             pending_gangs,
             writes,
             watch_errors,
+            unreadable,
+            nodes_not_ready,
+            outage,
         }
     }
 }
@@ -130,6 +146,16 @@ impl Metrics {
         self.watch_errors.get_or_create(&ByResource { resource: kind.resource() }).inc();
     }
 
+    pub fn unreadable(&self, kind: Kind) {
+        self.unreadable.get_or_create(&ByResource { resource: kind.resource() }).inc();
+    }
+
+    /// How many nodes are not ready, and whether they are so many that none is given up.
+    pub fn set_outage(&self, not_ready: usize, outage: bool) {
+        self.nodes_not_ready.set(i64::try_from(not_ready).unwrap_or(i64::MAX));
+        self.outage.set(i64::from(outage));
+    }
+
     /// How many jobs there are in each phase, and how many have workers without a place.
     pub fn set_jobs(&self, count: impl Fn(Phase) -> usize, pending: usize) {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -154,6 +180,7 @@ mod tests {
         metrics.set_jobs(|phase| usize::from(phase == Phase::Running), 3);
         metrics.decided(0.001, Some(false));
         metrics.wrote("status", true);
+        metrics.set_outage(7, true);
         let text = metrics.encode().unwrap();
         for line in [
             "weft_operator_jobs{phase=\"Running\"} 1",
@@ -162,6 +189,8 @@ mod tests {
             "weft_operator_placement_duration_seconds_count 1",
             "weft_operator_writes_total{write=\"status\",result=\"ok\"} 1",
             "weft_operator_leader 0",
+            "weft_operator_nodes_not_ready 7",
+            "weft_operator_outage 1",
         ] {
             assert!(text.contains(line), "no line {line} in\n{text}");
         }

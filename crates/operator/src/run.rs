@@ -3,6 +3,7 @@
 use crate::controller::Controller;
 use crate::lease::{Candidate, Term};
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::reconcile::Settings;
 use crate::watch;
 use crate::write::Writer;
@@ -49,23 +50,36 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     config.default_retry = false;
     let client = Client::try_from(config).context("cannot use the kubeconfig or service account")?;
     let metrics = Metrics::default();
+    let pulse = Pulse::default();
     let listen = options.listen;
-    let server = crate::server::serve(listen, metrics.clone(), stop.clone());
-    let lead = lead(options, client, metrics, stop.clone());
+    // In a task of its own, as the lease is below: neither waits for a pass over many jobs.
+    let server = tokio::spawn(crate::server::serve(listen, metrics.clone(), pulse.clone(), stop.clone()));
+    let lead = lead(options, client, metrics, pulse, stop.clone());
+    let mut lead = std::pin::pin!(lead);
     tokio::select! {
-        // A server that ends well was told to stop, and so was `lead`: it has the lease to give back yet.
-        Err(error) = server => Err(error).with_context(|| format!("cannot serve on {listen}: another process has the port, or set --listen")),
-        () = lead => Ok(()),
+        served = server => match served.context("the task that serves the probes broke off")? {
+            // A server that ends well was told to stop, and so was `lead`: it has the lease to give back yet.
+            Ok(()) => lead.await,
+            Err(error) => Err(error).with_context(|| format!("cannot serve on {listen}: another process has the port, or set --listen")),
+        },
+        led = &mut lead => led,
     }
 }
 
-async fn lead(options: Options, client: Client, metrics: Metrics, stop: CancellationToken) {
+async fn lead(
+    options: Options,
+    client: Client,
+    metrics: Metrics,
+    pulse: Pulse,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let identity = options.identity.clone();
     let reporter = Reporter { controller: "weft-operator".to_owned(), instance: Some(identity.clone()) };
     // One for the whole life: it joins repeated events into series.
     let recorder = Recorder::new(client.clone(), reporter);
-    let mut candidate =
-        options.leader_elect.then(|| Candidate::new(client.clone(), &options.namespace, LEASE, &identity));
+    let mut candidate = options
+        .leader_elect
+        .then(|| Candidate::new(client.clone(), &options.namespace, LEASE, &identity, pulse.clone()));
     while !stop.is_cancelled() {
         let term = match &mut candidate {
             None => Term::endless(),
@@ -73,7 +87,7 @@ async fn lead(options: Options, client: Client, metrics: Metrics, stop: Cancella
                 tracing::info!(identity, namespace = options.namespace, "waiting for the lease");
                 tokio::select! {
                     term = candidate.acquire() => term,
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => break,
                 }
             }
         };
@@ -81,30 +95,34 @@ async fn lead(options: Options, client: Client, metrics: Metrics, stop: Cancella
         metrics.set_leader(true);
         let writer = Writer::new(client.clone(), recorder.clone(), metrics.clone(), term.clone());
         let changes = watch::changes(&client, &metrics);
-        let work = Controller::new(options.settings.clone(), metrics.clone()).run(&term, changes, writer);
-        let hold = async {
-            match &mut candidate {
-                Some(candidate) => candidate.hold(&term).await,
-                None => term.ended().await,
-            }
-        };
-        let stopped = async {
-            stop.cancelled().await;
-            term.end();
-        };
-        // `work` ends after its last request has come back, whoever ended the term.
-        tokio::join!(work, hold, async {
+        let work =
+            Controller::new(options.settings.clone(), metrics.clone()).run(&term, changes, writer, pulse.clone());
+        let holder = candidate.take().map(|mut candidate| {
+            let term = term.clone();
+            tokio::spawn(async move {
+                candidate.hold(&term).await;
+                candidate
+            })
+        });
+        let until_stopped = async {
             tokio::select! {
-                () = stopped => {}
+                () = stop.cancelled() => term.end(),
                 () = term.ended() => {}
             }
-        });
+        };
+        // `work` ends after its last request has come back, whoever ended the term.
+        tokio::join!(work, until_stopped);
+        pulse.stands_by();
         metrics.set_leader(false);
         // The next leader counts the jobs: two counts would add up.
         metrics.set_jobs(|_| 0, 0);
         tracing::info!(identity, "not leading any more");
+        if let Some(holder) = holder {
+            candidate = Some(holder.await.context("the task that renews the lease broke off")?);
+        }
     }
     if let Some(candidate) = &candidate {
         candidate.release().await;
     }
+    Ok(())
 }

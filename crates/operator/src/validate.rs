@@ -23,7 +23,7 @@ pub fn job(job: &GpuJob, settings: &crate::reconcile::Settings) -> Option<String
     })
 }
 
-/// The first level that the job names and that there is not.
+/// The first level that the job names and that there is not: the job waits for it.
 pub fn levels(job: &GpuJob, known: &GpuTopologySpec) -> Option<String> {
     let topology = job.spec.topology.as_ref();
     let whole = [

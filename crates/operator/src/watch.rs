@@ -1,14 +1,14 @@
 //! The watches: every object that matters, read down to its facts, as one stream of changes.
 //!
-//! A watch that breaks is taken up again where it stopped within a second or two, for as long as the API server is away. A job that cannot
-//! be read (its definition is older or newer than this operator) arrives as an entry with the reason, and stops no other.
+//! A watch that breaks is taken up again where it stopped within a second or two, for as long as the API server is away. An object of
+//! ours that cannot be read (its definition is older or newer than this operator) arrives as such, and stops no other.
 
 use crate::facts::{NodeFacts, PodFacts};
+use crate::guard::Guarded;
 use crate::index::{JobEntry, JobKey};
 use crate::metrics::Metrics;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::core::DeserializeGuard;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -61,6 +61,8 @@ pub enum Seen {
     Report(GpuNode),
     Pod(Box<PodFacts>),
     Job(JobKey, JobEntry),
+    /// A report or levels of this name that cannot be read.
+    Unreadable(String),
 }
 
 /// What happened in one kind.
@@ -72,24 +74,38 @@ pub struct Change {
 
 /// All changes of all kinds, for as long as the stream is polled. It does not end.
 pub fn changes(client: &Client, metrics: &Metrics) -> impl Stream<Item = Change> + Send + use<> {
-    let levels = stream(Kind::Levels, Api::all(client.clone()), metrics, Seen::Levels);
+    let levels =
+        stream(Kind::Levels, Api::all(client.clone()), metrics, |levels| guarded(Kind::Levels, levels, Seen::Levels));
     let nodes = stream(Kind::Node, Api::all(client.clone()), metrics, |node: Node| Seen::Node(NodeFacts::of(node)));
-    let reports = stream(Kind::Report, Api::all(client.clone()), metrics, Seen::Report);
+    let reports =
+        stream(Kind::Report, Api::all(client.clone()), metrics, |report| guarded(Kind::Report, report, Seen::Report));
     let pods = stream(Kind::Pod, Api::all(client.clone()), metrics, |pod: Pod| Seen::Pod(Box::new(PodFacts::of(pod))));
     let jobs = stream(Kind::Job, Api::all(client.clone()), metrics, job);
     futures::stream::select_all([levels, nodes, reports, pods, jobs])
 }
 
-fn job(guarded: DeserializeGuard<GpuJob>) -> Seen {
-    let metadata = guarded.meta();
+fn job(job: Guarded<GpuJob>) -> Seen {
+    let metadata = job.meta();
     let key = JobKey {
         namespace: metadata.namespace.clone().unwrap_or_default(),
         name: metadata.name.clone().unwrap_or_default(),
     };
     let uid = metadata.uid.clone().unwrap_or_default();
     let generation = metadata.generation;
-    let job = guarded.0.map(Arc::new).map_err(|invalid| invalid.error);
+    let job = job.0.map(Arc::new).map_err(|unread| unread.why);
     Seen::Job(key, JobEntry { uid, generation, job })
+}
+
+fn guarded<K>(kind: Kind, object: Guarded<K>, read: impl FnOnce(K) -> Seen) -> Seen {
+    match object.0 {
+        Ok(object) => read(object),
+        Err(unread) => {
+            let name = unread.metadata.name.unwrap_or_default();
+            // Debug: agents write often, and all of one version write alike. The controller says it once.
+            tracing::debug!(resource = kind.resource(), name, error = unread.why.error, "cannot read an object");
+            Seen::Unreadable(name)
+        }
+    }
 }
 
 fn stream<K>(

@@ -11,6 +11,7 @@ use futures::StreamExt;
 use http::Request;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, PostParams, Preconditions, PropagationPolicy};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -20,23 +21,48 @@ use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use weft_api::{GpuJob, GpuJobStatus, names};
 
 /// How many requests of one batch are on the way at a time.
 const AT_A_TIME: usize = 32;
+/// How many requests are on the way at a time, of all batches together: a new leader has something to ask about every job that
+/// waits, and a thousand requests at once would each be slower than a request may take. The API server's own limit is some hundreds.
+const AT_A_TIME_IN_ALL: usize = 64;
 /// How long one request may take: shorter than the margin by which a leader stops before its lease ends.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// What is to be written for one job.
+#[derive(Default)]
 pub struct Batch {
     pub key: JobKey,
     pub uid: String,
-    /// None for a job that cannot be read: it gets a status only.
+    /// None for a job that cannot be read.
     pub job: Option<Arc<GpuJob>>,
+    /// What is said of a job that cannot be read; there is nothing else then.
+    pub unreadable: Option<UnreadableStatus>,
     /// The new status, if it changed.
     pub status: Option<GpuJobStatus>,
     pub actions: Vec<Action>,
     pub notes: Vec<Note>,
+}
+
+impl Batch {
+    /// Nothing yet, for this very job.
+    pub fn new(key: JobKey, uid: String) -> Self {
+        Self { key, uid, ..Self::default() }
+    }
+}
+
+/// The part of a status that is written for a job that cannot be read: the rest of it is not this operator's to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnreadableStatus {
+    /// The object that was found unreadable: nothing is written over a later one.
+    pub resource_version: Option<String>,
+    /// There is no status yet.
+    pub is_first: bool,
+    pub conditions: Vec<Condition>,
+    pub message: String,
 }
 
 /// What became of a batch.
@@ -78,16 +104,24 @@ pub struct Writer {
     recorder: Recorder,
     metrics: Metrics,
     term: Term,
+    turns: Arc<Semaphore>,
 }
 
 impl Writer {
     pub fn new(client: Client, recorder: Recorder, metrics: Metrics, term: Term) -> Self {
-        Self { client, recorder, metrics, term }
+        Self { client, recorder, metrics, term, turns: Arc::new(Semaphore::new(AT_A_TIME_IN_ALL)) }
     }
 
     /// Writes one batch, in order.
     pub async fn write(&self, batch: Batch) -> Outcome {
         let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
+        if let Some(unreadable) = &batch.unreadable {
+            let written = self.write_unreadable(&batch.key, &batch.uid, unreadable).await;
+            // A later object (422 for a failed test) is looked at when the watch shows it.
+            let trouble = written.err().filter(|error| !is(error, 404) && !is(error, 422));
+            outcome.trouble = trouble.map(|error| format!("cannot write that the job cannot be read: {error}"));
+            return outcome;
+        }
         if let Some(status) = batch.status {
             if let Err(error) = self.write_status(&batch.key, &batch.uid, &status).await {
                 outcome.not_created = created(&batch.actions);
@@ -125,6 +159,23 @@ impl Writer {
         let patch = json!([
             {"op": "test", "path": "/metadata/uid", "value": uid},
             {"op": "add", "path": "/status", "value": status},
+        ]);
+        self.counted("status", self.patch(&path, &patch)).await
+    }
+
+    /// Writes the conditions and leaves the rest of the status as it is.
+    async fn write_unreadable(&self, key: &JobKey, uid: &str, unreadable: &UnreadableStatus) -> kube::Result<()> {
+        let path = format!("/apis/weft.dev/v1alpha1/namespaces/{}/gpujobs/{}/status", key.namespace, key.name);
+        let write = if unreadable.is_first {
+            let status = json!({"message": unreadable.message, "conditions": unreadable.conditions});
+            json!({"op": "add", "path": "/status", "value": status})
+        } else {
+            json!({"op": "add", "path": "/status/conditions", "value": unreadable.conditions})
+        };
+        let patch = json!([
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": unreadable.resource_version},
+            write,
         ]);
         self.counted("status", self.patch(&path, &patch)).await
     }
@@ -192,7 +243,7 @@ impl Writer {
                 return Err(trouble);
             }
         }
-        match api.get_opt(&name).await {
+        match tokio::time::timeout(REQUEST_TIMEOUT, api.get_opt(&name)).await.unwrap_or_else(|_| Err(too_slow())) {
             Ok(Some(there)) if owned_by(&there, job) => Ok(()),
             Ok(Some(_)) => {
                 let trouble =
@@ -270,12 +321,14 @@ impl Writer {
 
     /// Sends a request if this operator is still the leader, within its time, and counts it.
     async fn counted(&self, write: &'static str, request: impl Future<Output = kube::Result<()>>) -> kube::Result<()> {
+        // Not closed, so an error does not come; waiting is before the question whether the term still lasts.
+        let _turn = self.turns.acquire().await;
         if !self.term.is_valid() {
             return Err(kube::Error::Service("this operator is not the leader any more".into()));
         }
         let result = match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
             Ok(result) => result,
-            Err(_) => Err(kube::Error::Service("the API server does not answer in time".into())),
+            Err(_) => Err(too_slow()),
         };
         // A conflict is an answer, not a failure: the object is there.
         self.metrics.wrote(write, result.as_ref().map_or_else(|error| is(error, 409), |()| true));
@@ -300,6 +353,10 @@ impl Writer {
             }
         }
     }
+}
+
+fn too_slow() -> kube::Error {
+    kube::Error::Service("the API server does not answer in time".into())
 }
 
 fn post() -> PostParams {

@@ -45,7 +45,15 @@ use weft_program::Program;
     validation = Rule::new("has(self.program) || self.groups.all(g, has(g.template))")
         .message("spec.groups[].template: required, unless spec.program says what to run"),
     validation = Rule::new("!has(self.program) || self.groups.all(g, g.gpus >= 1)")
-        .message("spec.groups[].gpus: a program needs at least 1 GPU")
+        .message("spec.groups[].gpus: a program needs at least 1 GPU"),
+    // Of a gang that runs, some workers would be of the old kind and some of the new. A suspended job has no workers.
+    validation = Rule::new("(has(self.suspend) && self.suspend) || self.groups == oldSelf.groups")
+        .message("spec.groups: cannot be changed while the job may run; set spec.suspend to true with the change, and to false after it"),
+    validation = Rule::new("(has(self.suspend) && self.suspend) || (has(self.runtime) == has(oldSelf.runtime) && (!has(self.runtime) || self.runtime == oldSelf.runtime))")
+        .message("spec.runtime: cannot be changed while the job may run; set spec.suspend to true with the change, and to false after it"),
+    // Its ConfigMap is made once.
+    validation = Rule::new("has(self.program) == has(oldSelf.program) && (!has(self.program) || self.program == oldSelf.program)")
+        .message("spec.program: cannot be changed; delete the job and create it anew")
 )]
 pub struct GpuJobSpec {
     /// Groups of identical workers. All workers of all groups start together, or none does.
@@ -221,6 +229,9 @@ pub struct FailurePolicy {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub max_restarts: u32,
+    /// What becomes of workers on a node from which nothing is heard any more: it may be off, or only cut off and at work.
+    #[serde(default)]
+    pub on_unreachable_node: Unreachable,
     /// Seconds before the first such restart; doubled for each further one, at most 300 (1).
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 300))]
@@ -239,6 +250,18 @@ pub enum Replace {
     /// All workers, as one: for programs that cannot go on without each other.
     #[default]
     WholeGang,
+}
+
+/// What becomes of workers on a node from which nothing is heard any more.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unreachable {
+    /// They are started elsewhere after the operator's grace, as those of a Kubernetes Job. If the node was only cut off, the
+    /// old worker runs beside its replacement until the node is heard again.
+    #[default]
+    Replace,
+    /// They stay until the node is heard again, its Node object is deleted or it is tainted
+    /// `node.kubernetes.io/out-of-service`, as those of a StatefulSet: no rank ever runs twice.
+    Wait,
 }
 
 impl GpuJobSpec {

@@ -10,7 +10,7 @@ use std::fmt;
 pub mod condition {
     /// The job is well formed and its pod templates were accepted by the API server.
     pub const VALID: &str = "Valid";
-    /// Every worker has a node and GPUs.
+    /// Every worker has a node and GPUs, and its pod is there.
     pub const PLACED: &str = "Placed";
     /// Every worker is ready.
     pub const READY: &str = "Ready";
@@ -68,7 +68,10 @@ pub struct GpuJobStatus {
     /// Workers by rank.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workers: Vec<WorkerStatus>,
-    /// When the first worker was placed.
+    /// What was left out of this status because it would be too large, and where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<String>,
+    /// When all workers' pods were there for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
     /// When the job ended.
@@ -194,6 +197,8 @@ pub enum Reason {
     Accepted,
     /// A field of the job is wrong; the message names it.
     Invalid,
+    /// The operator is of another version and cannot read the job; the message names the field. Nothing is done about the job.
+    Unreadable,
     /// The API server refuses the pods that the template describes; the message is its own.
     InvalidTemplate,
     /// `spec.topology` names a level that there is not.
@@ -212,6 +217,8 @@ pub enum Reason {
     Restarting,
     /// Workers that lost their GPU, node or pod are started elsewhere.
     Replacing,
+    /// Most nodes are not ready: none is given up, and the workers on them are kept.
+    NodesNotReady,
     /// All workers ended well.
     AllSucceeded,
     /// A worker failed once more than `failurePolicy.maxRestarts` allows.
@@ -234,6 +241,7 @@ impl Reason {
         match self {
             Self::Accepted => "Accepted",
             Self::Invalid => "Invalid",
+            Self::Unreadable => "Unreadable",
             Self::InvalidTemplate => "InvalidTemplate",
             Self::UnknownLevel => "UnknownLevel",
             Self::NoFit => "NoFit",
@@ -243,6 +251,7 @@ impl Reason {
             Self::AllReady => "AllReady",
             Self::Restarting => "Restarting",
             Self::Replacing => "Replacing",
+            Self::NodesNotReady => "NodesNotReady",
             Self::AllSucceeded => "AllSucceeded",
             Self::WorkerFailed => "WorkerFailed",
             Self::RefusedByNodes => "RefusedByNodes",

@@ -8,7 +8,7 @@ use weft_api::names;
 use weft_topology::{Exclusion, Resources, Standing};
 
 /// What matters of a node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeFacts {
     pub name: String,
     pub labels: BTreeMap<String, String>,
@@ -16,6 +16,10 @@ pub struct NodeFacts {
     pub standing: Standing,
     /// Since when the node is not ready; none while it is.
     pub not_ready_since: Option<Timestamp>,
+    /// Nothing is heard from its kubelet: its pods may have ended, or run on.
+    pub unreachable: bool,
+    /// Somebody who knows says that the node is off and its pods have ended (Kubernetes' out-of-service taint, KEP-2268).
+    pub out_of_service: bool,
     /// CPU, memory, pods and every extended resource, GPUs too: what the kubelet advertises now.
     pub allocatable: Resources,
 }
@@ -28,11 +32,16 @@ impl NodeFacts {
         let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
         let is_ready =
             ready.is_some_and(|condition| condition.status == "True") && node.metadata.deletion_timestamp.is_none();
+        let unreachable = ready.is_none_or(|condition| condition.status == "Unknown");
+        let taints = spec.taints.unwrap_or_default();
         let since = ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0);
         Self {
             name: node.metadata.name.unwrap_or_default(),
             labels: node.metadata.labels.unwrap_or_default(),
-            taints: spec.taints.unwrap_or_default(),
+            unreachable,
+            // Kubernetes too believes it only of a node that is not ready.
+            out_of_service: !is_ready && taints.iter().any(|taint| taint.key == OUT_OF_SERVICE),
+            taints,
             standing: match (is_ready, spec.unschedulable) {
                 (false, _) => Standing::NotReady,
                 (true, Some(true)) => Standing::Cordoned,
@@ -101,6 +110,9 @@ impl NodeRules {
         }
     }
 }
+
+/// Set by a person or a cloud controller on a node that is shut down.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// Taints that say the same as the node's standing.
 const TOLD_BY_STANDING: [&str; 3] =

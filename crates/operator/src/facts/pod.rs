@@ -107,8 +107,26 @@ pub struct PodFacts {
 }
 
 impl PodFacts {
-    /// Reads a pod.
+    /// Reads a pod. Of one that is no worker only what it holds and whether it has ended is kept: there may be 150,000 of them,
+    /// and what their kubelets say of them changes all the time.
     pub fn of(pod: Pod) -> Self {
+        let mut facts = Self::read(pod);
+        if facts.worker.is_none() {
+            facts.gates.clear();
+            facts.termination = None;
+            facts.waiting = None;
+            facts.unschedulable = None;
+            facts.deletion_due = None;
+            facts.life = match facts.life {
+                PodLife::Failed(_) => PodLife::Failed(Failure::default()),
+                PodLife::Running { .. } => PodLife::Running { ready: false },
+                other => other,
+            };
+        }
+        facts
+    }
+
+    fn read(pod: Pod) -> Self {
         let metadata = pod.metadata;
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
@@ -293,12 +311,30 @@ mod tests {
     }
 
     #[test]
+    fn of_a_pod_that_is_no_worker_only_what_it_holds_is_kept() {
+        let pod = |ready: &str, why: &str| {
+            let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": why}});
+            facts(json!({
+                "metadata": {"name": "p"},
+                "spec": {"nodeName": "n", "containers": [{"name": "app", "resources": {"limits": {"nvidia.com/gpu": "2"}}}]},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}], "containerStatuses": [
+                    {"name": "app", "state": waiting, "ready": false, "restartCount": 0, "image": "", "imageID": ""},
+                ]},
+            }))
+        };
+        let first = pod("True", "back-off 10s");
+        assert_eq!((first.gpus, first.node.as_deref(), first.is_over()), (2, Some("n"), false));
+        assert_eq!(first, pod("False", "back-off 20s"), "an event that changes nothing of it is dropped");
+    }
+
+    #[test]
     fn a_bad_end_is_told_with_container_code_and_last_words() {
         let ended =
             |code: i32, message: &str| json!({"terminated": {"exitCode": code, "reason": "Error", "message": message}});
         let status = |name: &str, state: serde_json::Value| json!({"name": name, "state": state, "ready": false, "restartCount": 0, "image": "", "imageID": ""});
+        let owner = json!({"apiVersion": "weft.dev/v1alpha1", "kind": "GpuJob", "name": "gang", "uid": "u1", "controller": true});
         let pod = facts(json!({
-            "metadata": {"name": "p"}, "spec": {"containers": []},
+            "metadata": {"name": "p", "labels": {"weft.dev/rank": "0"}, "ownerReferences": [owner]}, "spec": {"containers": []},
             "status": {"phase": "Failed", "containerStatuses": [
                 status("app", ended(0, "fine")), status("weft-runtime", ended(3, "{\"ok\":false}")),
             ]},

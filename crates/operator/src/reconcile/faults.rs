@@ -1,11 +1,11 @@
 //! Workers that failed: what was the cause, and who is started again.
 
-use super::{Action, BLAME_GRACE, MAX_REFUSED, OVERDUE, UNSCHEDULABLE_GRACE, Work};
-use crate::facts::{Failure, PodFacts, PodLife};
+use super::{Action, BLAME_GRACE, MAX_REFUSED, OUTAGE_LOOK, OVERDUE, UNSCHEDULABLE_GRACE, Work};
+use crate::facts::{Failure, NodeFacts, PodFacts, PodLife};
 use crate::index::gpu_fault;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use weft_api::job::{Reason, Replace, WorkerPhase};
+use weft_api::job::{Reason, Replace, Unreachable, WorkerPhase};
 use weft_topology::Standing;
 
 /// Reasons of a failed pod that the cluster caused.
@@ -121,8 +121,29 @@ impl Work<'_> {
         }
     }
 
-    fn fault_of(&mut self, slot: usize) -> Option<Fault> {
-        let slot = &self.slots[slot];
+    /// When a node that is not ready is given up, for this job.
+    fn given_up_at(&self, node: &NodeFacts) -> Option<Timestamp> {
+        if self.waits_for(node) { None } else { self.index.given_up_at(node, self.settings.node_lost_after) }
+    }
+
+    /// Whether the job's workers are to stay on the node for as long as nobody can say that they have ended.
+    fn waits_for(&self, node: &NodeFacts) -> bool {
+        let wait = self.job.spec.failure_policy().on_unreachable_node == Unreachable::Wait;
+        wait && node.unreachable && !node.out_of_service
+    }
+
+    /// A worker stays though its node is not ready. Said once in the job's events, and in the worker's status for as long.
+    fn keep(&mut self, slot: usize, why: String) {
+        if !self.memo.keeps {
+            self.note(true, Reason::NodesNotReady, why.clone());
+        }
+        self.kept.get_or_insert_with(|| why.clone());
+        self.slots[slot].state.message = Some(why);
+    }
+
+    fn fault_of(&mut self, slot_index: usize) -> Option<Fault> {
+        let index = self.index;
+        let slot = &self.slots[slot_index];
         let name = format!("worker {} (pod {})", slot.member.rank, slot.member.pod);
         let Some(pod) = slot.pod else {
             let seen = matches!(
@@ -166,15 +187,27 @@ impl Work<'_> {
                 if let Some(why) = self.external_cause(slot.node(), slot.gpus()) {
                     return lost(format!("{name}: {why}"));
                 }
-                let node = slot.node().and_then(|node| self.index.node(node));
+                let node = slot.node().and_then(|node| index.node(node));
                 if let Some(node) = node
-                    && let Some(since) = node.not_ready_since
+                    && node.not_ready_since.is_some()
                 {
-                    let due = since.saturating_add(self.settings.node_lost_after).unwrap_or(Timestamp::MAX);
-                    if self.now >= due || pod.node.is_none() {
-                        return lost(format!("{name}: node {} is not ready", node.name));
+                    let due = self.given_up_at(node);
+                    if pod.node.is_none() || due.is_some_and(|due| self.now >= due) {
+                        let why = if node.out_of_service { "out of service" } else { "not ready" };
+                        return lost(format!("{name}: node {} is {why}", node.name));
                     }
-                    self.wake_at(due);
+                    if due.is_none() {
+                        let name = &node.name;
+                        let why = if self.waits_for(node) {
+                            format!(
+                                "nothing is heard from node {name}: its workers stay until it is heard, deleted or tainted out-of-service"
+                            )
+                        } else {
+                            format!("node {name} is not ready, and so are most: its workers are kept")
+                        };
+                        self.keep(slot_index, why);
+                    }
+                    self.wake_at(due.unwrap_or(self.now + OUTAGE_LOOK));
                 } else if pod.node.is_none() {
                     if let Some(node) = node
                         && node.standing == Standing::Cordoned
@@ -216,16 +249,22 @@ impl Work<'_> {
     /// Deletes a pod, with as much grace as makes sense.
     pub(super) fn delete(&mut self, pod: &PodFacts) {
         let node = pod.node.as_deref();
-        let is_gone = |name: &str| {
-            let facts = self.index.node(name);
-            let due = |since: Timestamp| since.saturating_add(self.settings.node_lost_after).unwrap_or(Timestamp::MAX);
-            facts.is_none_or(|facts| facts.not_ready_since.is_some_and(|since| self.now >= due(since)))
-        };
+        let facts = node.and_then(|name| self.index.node(name));
         let held = self.index.held_by(&pod.key);
         let gpus = if held.is_empty() { &pod.planned_gpus } else { held };
         let lost_gpu = node.is_some_and(|node| gpus.iter().any(|uuid| gpu_fault(self.index, node, uuid).is_some()));
-        let force = node.is_none_or(is_gone);
+        // Nobody is there who could end it in order. A node that is not ready, but heard, ends its pods itself.
+        let force = match facts {
+            None => true,
+            Some(facts) => {
+                let given_up = self.given_up_at(facts).is_some_and(|due| self.now >= due);
+                (facts.unreachable || facts.out_of_service) && given_up
+            }
+        };
         if let Some(due) = pod.deletion_due {
+            if facts.is_some_and(|facts| self.waits_for(facts)) {
+                return;
+            }
             let limit = due.saturating_add(OVERDUE).unwrap_or(Timestamp::MAX);
             if !force && self.now < limit {
                 return self.wake_at(limit);

@@ -14,17 +14,17 @@
 mod faults;
 mod placing;
 mod report;
+mod size;
 mod slots;
-#[cfg(test)]
-mod tests;
 
 use crate::facts::PodKey;
 use crate::index::{Index, JobKey};
 use crate::worker_pod::{self, RuntimeImage};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use slots::Slot;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use weft_api::job::{Phase, Reason, condition};
 use weft_api::{GpuJob, GpuJobStatus, conditions};
 use weft_topology::Claim;
@@ -35,6 +35,10 @@ const BLAME_GRACE: SignedDuration = SignedDuration::from_secs(2);
 const OVERDUE: SignedDuration = SignedDuration::from_secs(5);
 /// How long the scheduler may disagree with a placement before another is made.
 const UNSCHEDULABLE_GRACE: SignedDuration = SignedDuration::from_secs(10);
+/// How often workers that are kept through an outage are looked at.
+const OUTAGE_LOOK: SignedDuration = SignedDuration::from_secs(5);
+/// After this a write is sent again if the watch does not show what it did.
+const SEND_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// After this a pod that was asked for and is not seen is asked for again.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// How often in a row the kubelets may refuse a worker.
@@ -69,11 +73,19 @@ pub struct Refusal {
 pub struct Memo {
     /// The verdict on the templates of this generation.
     pub verdict: Option<(Option<i64>, Verdict)>,
+    /// The API server's last refusal of pods, until it takes them: while it lasts an attempt is not told as progress.
     pub refusal: Option<Refusal>,
+    /// The latest placement in words, for when its pods are there.
+    pub placement: Option<String>,
     /// When a pod (by UID) was first seen failed.
     pub failed_seen: HashMap<String, Timestamp>,
     /// When a pod that is not seen yet was last asked for.
     pub asked: HashMap<PodKey, Timestamp>,
+    /// What was sent and is not seen yet: the watch may lag behind the answer, and the same request would be sent as fast as the
+    /// API server answers. Kept for [`SEND_AGAIN`].
+    pub sent: HashMap<Sent, Timestamp>,
+    /// Workers are kept on nodes that are not ready.
+    pub keeps: bool,
 }
 
 /// A write.
@@ -97,6 +109,26 @@ pub enum Action {
         rest: Vec<String>,
     },
     DeleteJob,
+}
+
+/// A write on something that is there, by which it is known again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Sent {
+    DeletePod { uid: String, grace: Option<u32> },
+    LiftGate { uid: String },
+    DeleteJob,
+}
+
+impl Sent {
+    fn of(action: &Action) -> Option<Self> {
+        match action {
+            Action::DeletePod { uid, grace, .. } => Some(Self::DeletePod { uid: uid.clone(), grace: *grace }),
+            Action::LiftGate { uid, .. } => Some(Self::LiftGate { uid: uid.clone() }),
+            Action::DeleteJob => Some(Self::DeleteJob),
+            // Asked for again by other rules: the verdict, and `asked`.
+            Action::ProbeTemplates | Action::EnsureSupport | Action::CreatePod(_) => None,
+        }
+    }
 }
 
 /// An entry for `kubectl describe`.
@@ -133,15 +165,38 @@ pub fn reconcile(
     now: Timestamp,
 ) -> Decision {
     let decision = Decision { status: status.clone(), ..Decision::default() };
-    let mut work = Work { index, settings, key, job, memo, now, slots: Vec::new(), decision };
+    let mut work = Work { index, settings, key, job, memo, now, slots: Vec::new(), kept: None, decision };
     work.decide();
-    let Work { mut decision, memo, .. } = work;
-    memo.asked.retain(|pod, _| index.is_assumed(pod));
+    let Work { mut decision, memo, kept, .. } = work;
+    size::fit(&mut decision.status);
+    memo.keeps = kept.is_some();
+    if !memo.failed_seen.is_empty() {
+        let uids: HashSet<&str> = index.pods_of(key, job_uid(job)).map(|pod| pod.uid.as_str()).collect();
+        memo.failed_seen.retain(|uid, _| uids.contains(uid.as_str()));
+    }
+    memo.sent.retain(|_, at| now < *at + SEND_AGAIN);
+    let mut wake = decision.wake;
+    decision.actions.retain(|action| {
+        let Some(what) = Sent::of(action) else { return true };
+        if let Some(at) = memo.sent.get(&what) {
+            let again = *at + SEND_AGAIN;
+            wake = Some(wake.map_or(again, |wake| wake.min(again)));
+            return false;
+        }
+        memo.sent.insert(what, now);
+        true
+    });
+    decision.wake = wake;
+    memo.asked.retain(|pod, _| index.assumed(pod).is_some());
     memo.asked.extend(decision.assume.iter().map(|(pod, ..)| (pod.clone(), now)));
     if !decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_))) {
         decision.actions.retain(|action| *action != Action::EnsureSupport);
     }
     decision
+}
+
+fn job_uid(job: &GpuJob) -> &str {
+    job.metadata.uid.as_deref().unwrap_or_default()
 }
 
 /// One decision in the making.
@@ -153,11 +208,18 @@ struct Work<'a> {
     memo: &'a mut Memo,
     now: Timestamp,
     slots: Vec<Slot<'a>>,
+    /// Why workers are kept on nodes that are not ready.
+    kept: Option<String>,
     decision: Decision,
 }
 
 impl Work<'_> {
     fn decide(&mut self) {
+        let unread = |c: &Condition| c.type_ == condition::VALID && c.reason == Reason::Unreadable.as_str();
+        if self.decision.status.conditions.iter().any(unread) {
+            // By an operator of another version; of a job that has ended nothing else would take that back.
+            self.condition(condition::VALID, true, Reason::Accepted, "the job is well formed");
+        }
         if self.decision.status.phase.is_terminal() {
             if !self.is_second_try() {
                 return self.after_the_end();
@@ -204,9 +266,11 @@ impl Work<'_> {
 
     /// A job that was refused as invalid is looked at again when its specification changes: nothing was made of it.
     fn is_second_try(&self) -> bool {
+        let invalid = [Reason::Invalid, Reason::InvalidTemplate, Reason::UnknownLevel].map(Reason::as_str);
+        let refused =
+            |c: &Condition| c.type_ == condition::FAILED && c.status == "True" && invalid.contains(&c.reason.as_str());
         let status = &self.decision.status;
-        let invalid = status.conditions.iter().any(|c| c.type_ == condition::VALID && c.status == "False");
-        invalid && status.observed_generation != self.job.metadata.generation
+        status.conditions.iter().any(refused) && status.observed_generation != self.job.metadata.generation
     }
 
     /// What is wrong with the job itself.
@@ -220,12 +284,6 @@ impl Work<'_> {
         }
         if let Some(message) = crate::validate::job(self.job, self.settings) {
             return Some((Reason::Invalid, message));
-        }
-        // A job that has started outlives a level: it runs on, and only a replacement finds no room.
-        if self.decision.status.start_time.is_none()
-            && let Some(message) = crate::validate::levels(self.job, self.index.levels())
-        {
-            return Some((Reason::UnknownLevel, message));
         }
         match &self.memo.verdict {
             Some((generation, Verdict::Refused(message))) if *generation == self.job.metadata.generation => {

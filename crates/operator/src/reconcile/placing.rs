@@ -6,9 +6,8 @@ use crate::facts::{NodeRules, requests_of};
 use crate::index::planned_claim;
 use crate::worker_pod;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::HashMap;
-use weft_api::job::{GroupStatus, Reason, WorkerPhase, condition};
+use weft_api::job::{GroupStatus, WorkerPhase};
 use weft_topology::{Exclusion, Gang, Group, NoPlacement, NodeName, Placed, Placement, Resources, Slice};
 
 /// Why workers have no pod yet.
@@ -18,6 +17,8 @@ pub(super) enum Missing {
     Nothing,
     /// There is no room; the sentence says what for.
     NoRoom(String),
+    /// The job names a level that there is not, or not yet.
+    NoLevel(String),
     /// The API server refuses pods.
     Refused(String),
     /// Pods under the same names have to go first.
@@ -54,13 +55,15 @@ impl Work<'_> {
             self.wake_at(until);
             return Missing::Pause(until);
         }
-        if let Some(refusal) = self.memo.refusal.clone() {
-            if refusal.until > self.now {
-                self.wake_at(refusal.until);
-                self.give_up_unstarted();
-                return Missing::Refused(refusal.message);
-            }
-            self.memo.refusal = None;
+        // Not the job's end: levels are added and renamed, and the job may have been made before its level.
+        if let Some(why) = crate::validate::levels(self.job, self.index.levels()) {
+            self.give_up_unstarted();
+            return Missing::NoLevel(why);
+        }
+        if let Some(refusal) = self.memo.refusal.clone().filter(|refusal| refusal.until > self.now) {
+            self.wake_at(refusal.until);
+            self.give_up_unstarted();
+            return Missing::Refused(refusal.message);
         }
         match self.find_places() {
             Ok(placement) => {
@@ -68,6 +71,7 @@ impl Work<'_> {
                 Missing::Nothing
             }
             Err(why) => {
+                self.memo.refusal = None;
                 self.give_up_unstarted();
                 Missing::NoRoom(why)
             }
@@ -202,11 +206,7 @@ impl Work<'_> {
             self.slots[at].assumed = true;
             self.create(at, &members);
         }
-        if self.decision.status.start_time.is_none() {
-            self.decision.status.start_time = Some(Time(self.now));
-        }
-        self.note(false, Reason::Placed, placement.to_string());
-        self.condition(condition::PLACED, true, Reason::Placed, &placement.to_string());
+        self.memo.placement = Some(placement.to_string());
     }
 
     /// A gang that starts with fewer workers than asked for is that many workers from here on.
@@ -263,7 +263,13 @@ impl Work<'_> {
                 self.restart(at, None, None);
             }
         }
-        self.decision.status.groups.clear();
+        let groups = &self.job.spec.groups;
+        let whole =
+            |status: &GroupStatus| groups.iter().any(|g| g.name == status.name && g.replicas == status.replicas);
+        // A gang that started with fewer workers than asked for may start with more the next time.
+        if !self.decision.status.groups.iter().all(whole) {
+            self.decision.status.groups.clear();
+        }
         self.remove_outdated();
     }
 

@@ -18,8 +18,19 @@ impl Work<'_> {
 
     /// The status of a job that goes on.
     pub(super) fn report(&mut self, missing: Missing) {
+        // What the API server refused before is told as refused until its pods are there: an attempt is no news.
+        let refused = self.memo.refusal.clone().filter(|_| self.slots.iter().any(Slot::is_awaited));
+        for slot in &mut self.slots {
+            if slot.is_missing() || (refused.is_some() && slot.is_awaited()) {
+                slot.state.node = None;
+                slot.state.planned_gpus.clear();
+                slot.state.allocated_gpus.clear();
+            }
+        }
+        let missing = refused.map_or(missing, |refusal| Missing::Refused(refusal.message));
         self.count();
-        let live = self.slots.iter().filter(|slot| slot.is_live() || slot.succeeded()).count();
+        let has_place = |slot: &&Slot<'_>| slot.state.node.is_some() || slot.succeeded();
+        let live = self.slots.iter().filter(has_place).count();
         let all = self.slots.len();
         let on = self.decision.status.placement.clone().map(|place| format!(" on {place}")).unwrap_or_default();
         let workers = |n: usize| format!("{n} worker{}", if n == 1 { "" } else { "s" });
@@ -29,6 +40,7 @@ impl Work<'_> {
         let running = self.slots.iter().filter(|slot| up(slot)).count();
         let (phase, reason, message) = match missing {
             Missing::NoRoom(why) => (None, Reason::NoFit, why),
+            Missing::NoLevel(why) => (None, Reason::UnknownLevel, why),
             Missing::Refused(why) => {
                 (None, Reason::PodsRefused, format!("the API server refuses the job's pods: {why}"))
             }
@@ -37,7 +49,8 @@ impl Work<'_> {
                 (None, Reason::Restarting, format!("{}next start at {until}", self.latest_trouble()))
             }
             Missing::Nothing if running == all => {
-                (Some(Phase::Running), Reason::AllReady, format!("{} running{on}", workers(all)))
+                let kept = self.kept.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+                (Some(Phase::Running), Reason::AllReady, format!("{} running{on}{kept}", workers(all)))
             }
             Missing::Nothing => {
                 let trouble = self
@@ -58,10 +71,17 @@ impl Work<'_> {
             }
         };
         let phase = phase.unwrap_or(if live == 0 { Phase::Pending } else { Phase::Starting });
-        let placed = live == all;
-        if placed && !conditions::is_true(&self.decision.status.conditions, condition::PLACED) {
-            self.condition(condition::PLACED, true, Reason::Placed, &format!("{} placed{on}", workers(all)));
-        } else if !placed {
+        let there = self.slots.iter().all(|slot| slot.pod.is_some() || slot.succeeded());
+        let was_placed = conditions::is_true(&self.decision.status.conditions, condition::PLACED);
+        if there {
+            let placement = self.memo.placement.take();
+            if !was_placed || placement.is_some() {
+                let placement = placement.unwrap_or_else(|| format!("{} placed{on}", workers(all)));
+                self.note(false, Reason::Placed, placement.clone());
+                self.condition(condition::PLACED, true, Reason::Placed, &placement);
+            }
+            self.decision.status.start_time.get_or_insert(Time(self.now));
+        } else if live < all || !was_placed {
             let news = !self
                 .decision
                 .status
@@ -69,7 +89,7 @@ impl Work<'_> {
                 .iter()
                 .any(|c| c.type_ == condition::PLACED && c.reason == reason.as_str());
             self.condition(condition::PLACED, false, reason, &message);
-            if news && matches!(reason, Reason::NoFit | Reason::PodsRefused) {
+            if news && matches!(reason, Reason::NoFit | Reason::UnknownLevel | Reason::PodsRefused) {
                 self.note(true, reason, message.clone());
             }
         }

@@ -33,6 +33,11 @@ impl Slot<'_> {
         self.pod.is_some() || self.assumed
     }
 
+    /// Whether its pod is decided on and not there yet.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.assumed && self.pod.is_none()
+    }
+
     /// Whether it needs a place.
     pub(super) fn is_missing(&self) -> bool {
         !self.is_live() && !self.succeeded()
@@ -69,7 +74,15 @@ impl<'a> Work<'a> {
                 Some(pod) if attempt(pod) == state.attempt => (Some(pod), None),
                 other => (None, other),
             };
-            let assumed = self.index.is_assumed(&key);
+            let assumed = self.index.assumed(&key);
+            if let Some((node, claim)) = assumed
+                && pod.is_none()
+            {
+                // Not taken from the status, which leaves them out where it would be too large or the API server refuses.
+                state.node = Some(node.to_owned());
+                state.planned_gpus = claim.gpus.iter().map(ToString::to_string).collect();
+            }
+            let assumed = assumed.is_some();
             let name_taken = found.is_some() && ours.is_none();
             let mut slot = Slot { member, key, state, pod, outdated, name_taken, assumed };
             self.observe(&mut slot);

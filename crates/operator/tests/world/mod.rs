@@ -9,10 +9,12 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use weft_api::node::{GpuReport, Health, Holder, LinkReport};
 use weft_api::{GpuJob, GpuNode, GpuNodeSpec, GpuNodeStatus};
 use weft_operator::controller::Controller;
 use weft_operator::facts::{NodeFacts, PodFacts, PodKey};
+use weft_operator::guard::Unreadable;
 use weft_operator::index::{JobEntry, JobKey};
 use weft_operator::metrics::Metrics;
 use weft_operator::reconcile::{Action, Settings, Verdict};
@@ -35,6 +37,18 @@ pub struct World {
     pub die_after: Option<usize>,
     /// The agents are behind: what a pod held stays in the report when the pod is gone.
     pub keep_holders: bool,
+    /// Jobs that this version of the operator cannot read, and why.
+    unreadable: BTreeMap<JobKey, String>,
+    /// How often that was written into a job.
+    pub said_unreadable: usize,
+    /// The watch of pods lags: changes are kept here until [`Self::catch_up`].
+    lagging: Option<Vec<Change>>,
+    /// Statuses that the operator wrote, by the job's name.
+    pub statuses: Vec<(String, weft_api::GpuJobStatus)>,
+    /// Writes that the operator sent.
+    pub sent: Vec<Action>,
+    /// Every pass of the controller ends after one job, as if that had taken all of its time.
+    pub short_passes: bool,
     next_uid: u32,
 }
 
@@ -61,6 +75,12 @@ impl World {
             refuse_templates: None,
             die_after: None,
             keep_holders: false,
+            unreadable: BTreeMap::new(),
+            said_unreadable: 0,
+            lagging: None,
+            statuses: Vec::new(),
+            sent: Vec::new(),
+            short_passes: false,
             next_uid: 0,
         };
         world.restart_operator();
@@ -77,7 +97,7 @@ impl World {
         let nodes = self.nodes.values().map(|node| Seen::Node(NodeFacts::of(node.clone()))).collect();
         let reports = self.reports.values().map(|report| Seen::Report(report.clone())).collect();
         let pods = self.pods.values().map(|pod| Seen::Pod(Box::new(PodFacts::of(pod.clone())))).collect();
-        let jobs = self.jobs.values().map(seen_job).collect();
+        let jobs = self.jobs.values().map(|job| self.seen(job)).collect();
         let lists: [(Kind, Vec<Seen>); 5] = [
             (Kind::Levels, vec![]),
             (Kind::Node, nodes),
@@ -121,6 +141,16 @@ impl World {
         let mut report = GpuNode::new(name, GpuNodeSpec {});
         report.status = Some(GpuNodeStatus { gpus: (0..gpus).map(gpu).collect(), links, ..GpuNodeStatus::default() });
         self.set_report(report);
+    }
+
+    /// The levels of `GpuTopology` `default`: name and node label.
+    pub fn set_levels(&mut self, levels: &[(&str, &str)]) {
+        let levels: Vec<Value> = levels.iter().map(|(name, label)| json!({"name": name, "nodeLabel": label})).collect();
+        let topology = json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "GpuTopology", "metadata": {"name": "default"}, "spec": {"levels": levels},
+        });
+        let seen = Seen::Levels(serde_json::from_value(topology).unwrap());
+        self.controller.apply(Change { kind: Kind::Levels, event: Event::Apply(seen) });
     }
 
     pub fn change_node(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
@@ -174,28 +204,73 @@ impl World {
 
     pub fn delete_job(&mut self, name: &str) {
         let job = self.jobs.remove(&key(name)).unwrap();
-        self.controller.apply(Change { kind: Kind::Job, event: Event::Delete(seen_job(&job)) });
+        self.controller.apply(Change { kind: Kind::Job, event: Event::Delete(self.seen(&job)) });
         let uid = job.uid().unwrap();
         let owned = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.uid == uid);
         let pods: Vec<PodKey> = self.pods.iter().filter(|(_, pod)| owned(pod)).map(|(key, _)| key.clone()).collect();
         pods.iter().for_each(|pod| self.remove_pod(pod));
     }
 
-    fn set_job(&mut self, job: GpuJob) {
+    fn set_job(&mut self, mut job: GpuJob) {
+        self.next_uid += 1;
+        job.metadata.resource_version = Some(self.next_uid.to_string());
         self.jobs.insert(key(&job.name_any()), job.clone());
-        self.controller.apply(Change { kind: Kind::Job, event: Event::Apply(seen_job(&job)) });
+        self.controller.apply(Change { kind: Kind::Job, event: Event::Apply(self.seen(&job)) });
+    }
+
+    /// From now on the operator can read a job no more, or again.
+    pub fn set_unreadable(&mut self, name: &str, error: Option<&str>) {
+        self.unreadable.remove(&key(name));
+        if let Some(error) = error {
+            self.unreadable.insert(key(name), error.to_owned());
+        }
+        if let Some(job) = self.jobs.get(&key(name)) {
+            self.set_job(job.clone());
+        }
+    }
+
+    fn seen(&self, job: &GpuJob) -> Seen {
+        let key = key(&job.name_any());
+        let read = match self.unreadable.get(&key) {
+            None => Ok(Arc::new(job.clone())),
+            Some(error) => Err(Unreadable {
+                error: error.clone(),
+                resource_version: job.resource_version(),
+                has_status: job.status.is_some(),
+                conditions: job.status.clone().unwrap_or_default().conditions,
+            }),
+        };
+        Seen::Job(key, JobEntry { uid: job.uid().unwrap(), generation: job.metadata.generation, job: read })
     }
 
     fn set_pod(&mut self, pod: Pod) {
         let facts = PodFacts::of(pod.clone());
         self.pods.insert(facts.key.clone(), pod);
-        self.controller.apply(Change { kind: Kind::Pod, event: Event::Apply(Seen::Pod(Box::new(facts))) });
+        self.tell(Event::Apply(Seen::Pod(Box::new(facts))));
+    }
+
+    fn tell(&mut self, event: Event<Seen>) {
+        let change = Change { kind: Kind::Pod, event };
+        match &mut self.lagging {
+            Some(later) => later.push(change),
+            None => self.controller.apply(change),
+        }
+    }
+
+    /// From now on the operator sees nothing of pods.
+    pub fn lag(&mut self) {
+        self.lagging.get_or_insert_default();
+    }
+
+    /// The operator sees what it missed.
+    pub fn catch_up(&mut self) {
+        self.lagging.take().into_iter().flatten().for_each(|change| self.controller.apply(change));
     }
 
     pub fn remove_pod(&mut self, pod: &PodKey) {
         let Some(pod) = self.pods.remove(pod) else { return };
         self.release(&pod);
-        self.controller.apply(Change { kind: Kind::Pod, event: Event::Delete(Seen::Pod(Box::new(PodFacts::of(pod)))) });
+        self.tell(Event::Delete(Seen::Pod(Box::new(PodFacts::of(pod)))));
     }
 
     pub fn change_pod(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
@@ -230,7 +305,7 @@ impl World {
     pub fn step(&mut self, seconds: i64) {
         self.now += SignedDuration::from_secs(seconds);
         for _ in 0..50 {
-            let batches = self.controller.decide(self.now);
+            let batches = self.controller.decide(self.now, self.pass_ends());
             if batches.is_empty() {
                 return;
             }
@@ -243,6 +318,22 @@ impl World {
             }
         }
         panic!("the operator does not come to rest");
+    }
+
+    /// One pass of the operator; for how many jobs it wrote.
+    pub fn pass(&mut self) -> usize {
+        let batches = self.controller.decide(self.now, self.pass_ends());
+        let written = batches.len();
+        for batch in batches {
+            let outcome = self.execute(batch);
+            self.controller.settle(outcome, self.now);
+        }
+        written
+    }
+
+    fn pass_ends(&self) -> Instant {
+        let now = Instant::now();
+        if self.short_passes { now } else { now + Duration::from_secs(3600) }
     }
 
     /// Scheduler and kubelets do their part, and the operator after them, until nothing changes.
@@ -326,8 +417,21 @@ impl World {
         if self.jobs.get(&batch.key).is_none_or(|job| job.uid().as_deref() != Some(&batch.uid)) {
             return outcome;
         }
+        if let Some(unreadable) = batch.unreadable {
+            let mut job = self.jobs[&batch.key].clone();
+            assert_eq!(unreadable.resource_version, job.resource_version());
+            let status = job.status.get_or_insert_default();
+            if unreadable.is_first {
+                status.message = unreadable.message;
+            }
+            status.conditions = unreadable.conditions;
+            self.said_unreadable += 1;
+            self.set_job(job);
+            return outcome;
+        }
         if let Some(status) = batch.status {
             let mut job = self.jobs[&batch.key].clone();
+            self.statuses.push((batch.key.name.clone(), status.clone()));
             job.status = Some(status.clone());
             self.set_job(job);
             outcome.status = Some(status);
@@ -339,6 +443,7 @@ impl World {
                 }
                 *left -= 1;
             }
+            self.sent.push(action.clone());
             match action {
                 Action::ProbeTemplates => {
                     outcome.verdict = Some(self.refuse_templates.clone().map_or(Verdict::Fine, Verdict::Refused));
@@ -392,12 +497,6 @@ impl World {
     pub fn nodes_of(&self, name: &str) -> Vec<String> {
         self.status(name).workers.iter().map(|worker| worker.node.clone().unwrap_or_default()).collect()
     }
-}
-
-fn seen_job(job: &GpuJob) -> Seen {
-    let entry =
-        JobEntry { uid: job.uid().unwrap(), generation: job.metadata.generation, job: Ok(Arc::new(job.clone())) };
-    Seen::Job(key(&job.name_any()), entry)
 }
 
 /// A job of `replicas` workers with `gpus` each, with more fields of the specification in `more`.
