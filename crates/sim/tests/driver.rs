@@ -4,11 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod alone;
+
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::io::{BufRead, BufReader};
 use std::ptr::null_mut;
 use std::sync::LazyLock;
 
-use weft_sim::state::{Fault, machine};
+use weft_sim::profile::Profile;
+use weft_sim::state::{Fault, Isolation, Machine, machine};
 
 type Handle = u64;
 
@@ -20,6 +24,7 @@ unsafe extern "C" {
     fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) -> c_int;
     fn cuDevicePrimaryCtxReset_v2(device: c_int) -> c_int;
     fn cuDeviceCanAccessPeer(answer: *mut c_int, device: c_int, peer: c_int) -> c_int;
+    fn cuCtxCreate_v2(context: *mut Handle, flags: u32, device: c_int) -> c_int;
     fn cuCtxSetCurrent(context: Handle) -> c_int;
     fn cuCtxSynchronize() -> c_int;
     fn cuCtxEnablePeerAccess(context: Handle, flags: u32) -> c_int;
@@ -57,6 +62,7 @@ unsafe extern "C" {
     fn cuStreamQuery(stream: Handle) -> c_int;
     fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) -> c_int;
     fn cuEventCreate(event: *mut Handle, flags: u32) -> c_int;
+    fn cuEventDestroy_v2(event: Handle) -> c_int;
     fn cuEventRecord(event: Handle, stream: Handle) -> c_int;
     fn cuEventQuery(event: Handle) -> c_int;
     fn cuEventSynchronize(event: Handle) -> c_int;
@@ -66,6 +72,7 @@ unsafe extern "C" {
 }
 
 static STARTED: LazyLock<()> = LazyLock::new(|| {
+    // A part of a test with a machine of its own has that one: it is looked for first.
     // SAFETY: runs before any other thread of this test reads the environment through the driver; the harness does not write it.
     unsafe { std::env::set_var("WEFT_SIM_PROFILE", "h100x8") };
     // SAFETY: takes no pointer.
@@ -256,28 +263,88 @@ fn memory_is_accounted_and_runs_out() {
 }
 
 #[test]
-fn an_illegal_address_ends_the_context_until_it_is_reset() {
+fn an_illegal_address_ends_cuda_for_the_process_on_every_gpu() {
+    if alone::elsewhere() {
+        return;
+    }
+    let other = device(3);
     device(2);
-    let x = buffer(&[0f32; 64]);
-    let far = 64i32;
+    let (x, far, mut event) = (buffer(&[0f32; 64]), 64i32, 0);
+    ok!(cuEventCreate(&mut event, 0));
     assert_eq!(launch(function("faults", "out_of_bounds"), 1, 32, 0, 0, &params!(x, far)), 0);
     assert_eq!(code!(cuCtxSynchronize()), 700);
-    let mut more = 0;
+    let (mut more, mut context, mut count) = (0, 0, 0);
     assert_eq!(code!(cuMemAlloc_v2(&mut more, 64)), 700);
-    ok!(cuDevicePrimaryCtxReset_v2(2));
-    device(2);
-    ok!(cuMemAlloc_v2(&mut more, 64));
+    assert_eq!(code!(cuMemFree_v2(x)), 700);
+    assert_eq!(code!(cuEventDestroy_v2(event)), 700);
+    ok!(cuCtxSetCurrent(other));
+    assert_eq!(code!(cuMemAlloc_v2(&mut more, 64)), 700, "another GPU's context");
+    // A reset succeeds and does not help.
+    for gpu in [2, 3, 4] {
+        ok!(cuDevicePrimaryCtxReset_v2(gpu));
+        assert_eq!(code!(cuDevicePrimaryCtxRetain(&mut context, gpu)), 700);
+    }
+    assert_eq!(code!(cuCtxCreate_v2(&mut context, 0, 2)), 700);
+    // What needs no context still answers.
+    ok!(cuDeviceGetCount(&mut count));
+    ok!(cuInit(0));
 }
 
 #[test]
-fn other_faults_have_the_driver_s_numbers() {
-    for (kernel, expected) in [("misaligned", 716), ("asserts", 710), ("trap", 719)] {
-        device(3);
-        let x = buffer(&[0u64; 8]);
-        assert_eq!(launch(function("faults", kernel), 1, 1, 0, 0, &params!(x)), 0);
-        assert_eq!(code!(cuCtxSynchronize()), expected, "{kernel}");
-        ok!(cuDevicePrimaryCtxReset_v2(3));
+fn an_illegal_address_of_one_process_is_nothing_to_another() {
+    match alone::part().as_deref() {
+        None => {
+            let folder = tempfile::tempdir().unwrap();
+            let state = folder.path().join("machine");
+            Machine::create(&state, Profile::load("h100x8").unwrap(), "node-1", Isolation::Off).unwrap();
+            let start = |part: &str| alone::start(part, Some(&state));
+            let mut wild = start("wild");
+            let mut lines = BufReader::new(wild.stdout.take().unwrap()).lines().map_while(Result::ok);
+            assert!(lines.any(|line| line == "ruined"), "it never came to its fault");
+            assert!(start("orderly").wait().unwrap().success(), "while the other one still holds its context");
+            drop(wild.stdin.take());
+            assert!(wild.wait().unwrap().success());
+            assert!(start("orderly").wait().unwrap().success(), "after it has ended");
+        }
+        Some(part) => {
+            device(2);
+            let x = buffer(&[0f32; 64]);
+            let far = if part == "wild" { 64i32 } else { 0 };
+            assert_eq!(launch(function("faults", "out_of_bounds"), 1, 32, 0, 0, &params!(x, far)), 0);
+            assert_eq!(code!(cuCtxSynchronize()), if part == "wild" { 700 } else { 0 });
+            if part == "wild" {
+                println!("\nruined");
+                std::io::stdin().read_line(&mut String::new()).unwrap();
+            }
+        }
     }
+}
+
+#[test]
+fn a_misaligned_address_has_the_drivers_number() {
+    ends_with("misaligned", 716);
+}
+
+#[test]
+fn a_failed_assertion_has_the_drivers_number() {
+    ends_with("asserts", 710);
+}
+
+#[test]
+fn a_trap_has_the_drivers_number() {
+    ends_with("trap", 719);
+}
+
+fn ends_with(kernel: &str, expected: c_int) {
+    if alone::elsewhere() {
+        return;
+    }
+    device(3);
+    let x = buffer(&[0u64; 8]);
+    assert_eq!(launch(function("faults", kernel), 1, 1, 0, 0, &params!(x)), 0);
+    assert_eq!(code!(cuCtxSynchronize()), expected);
+    ok!(cuDevicePrimaryCtxReset_v2(3));
+    assert_eq!(code!(cuDevicePrimaryCtxRetain(&mut 0, 3)), expected);
 }
 
 #[test]
@@ -326,22 +393,30 @@ fn ptx_that_this_driver_or_gpu_is_too_old_for_is_refused() {
 }
 
 #[test]
-fn a_kernel_reaches_a_peer_s_memory_only_when_allowed() {
+fn a_kernel_reaches_a_peer_s_memory_when_allowed() {
     let peer = device(6);
     let there = buffer(&[1f32; 32]);
     device(5);
     let mut can = 0;
     ok!(cuDeviceCanAccessPeer(&mut can, 5, 6));
     assert_eq!(can, 1);
-    assert_eq!(saxpy(1.0, there, there, 32, 0), 0);
-    assert_eq!(code!(cuCtxSynchronize()), 700);
-    ok!(cuDevicePrimaryCtxReset_v2(5));
-    device(5);
     ok!(cuCtxEnablePeerAccess(peer, 0));
     assert_eq!(code!(cuCtxEnablePeerAccess(peer, 0)), 704);
     assert_eq!(saxpy(1.0, there, there, 32, 0), 0);
     ok!(cuCtxSynchronize());
     assert_eq!(read::<f32>(there, 32), [2.0; 32]);
+}
+
+#[test]
+fn a_peer_s_memory_is_an_illegal_address_when_not_allowed() {
+    if alone::elsewhere() {
+        return;
+    }
+    device(6);
+    let there = buffer(&[1f32; 32]);
+    device(5);
+    assert_eq!(saxpy(1.0, there, there, 32, 0), 0);
+    assert_eq!(code!(cuCtxSynchronize()), 700);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub struct Context {
     pub is_primary: bool,
     /// The stream that every context has.
     null_stream: OnceLock<Arc<Stream>>,
-    /// First error of work on the GPU; every later call answers it.
+    /// The error that ended it; every later call answers it.
     sticky: AtomicI32,
     /// GPUs whose memory its kernels may touch.
     peers: RwLock<BTreeSet<usize>>,
@@ -55,8 +55,10 @@ impl Context {
     /// A new context on `device`.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] on a GPU that needs a reset, [`Error::Unknown`] on one that is gone, [`Error::OutOfMemory`].
+    /// [`Error::DeviceUnavailable`] on a GPU that needs a reset, [`Error::Unknown`] on one that is gone, [`Error::OutOfMemory`],
+    /// and the error that ended CUDA for this process.
     pub fn create(driver: &'static Driver, device: &Device, is_primary: bool) -> Answer<Arc<Self>> {
+        driver.check()?;
         let gpu = device.gpu(driver);
         match gpu.health() {
             Health::Healthy => {}
@@ -105,7 +107,7 @@ impl Context {
         self.null_stream.get().cloned().ok_or(Error::InvalidContext)
     }
 
-    /// The error that ended it, if one has: its own, or its GPU's.
+    /// The error that ended it, if one has: its own, one of this process, or its GPU's.
     ///
     /// # Errors
     /// That error.
@@ -113,6 +115,7 @@ impl Context {
         if let Some(error) = Error::from_code(self.sticky.load(Ordering::Acquire)) {
             return Err(error);
         }
+        driver.check()?;
         let gpu = driver.machine.gpu(self.gpu);
         if gpu.context_epoch() == self.epoch {
             return Ok(());

@@ -1,5 +1,6 @@
 //! The driver of this process: which GPUs it has, and everything that C holds handles of.
 
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::context::Context;
@@ -40,6 +41,8 @@ pub struct Driver {
     pub events: Registry<Event>,
     pub modules: Registry<LoadedModule>,
     pub functions: Registry<Function>,
+    /// First error of work on any GPU of this process; 0 is none. See [`Driver::ruin`].
+    ruined: AtomicI32,
 }
 
 static DRIVER: OnceLock<Driver> = OnceLock::new();
@@ -85,6 +88,7 @@ pub fn start() -> Answer<&'static Driver> {
         events: Registry::new(0x5a03_0000_0000),
         modules: Registry::new(0x5a04_0000_0000),
         functions: Registry::new(0x5a05_0000_0000),
+        ruined: AtomicI32::new(0),
     };
     Ok(DRIVER.get_or_init(|| driver))
 }
@@ -106,6 +110,23 @@ impl Driver {
     /// [`Error::InvalidDevice`]
     pub fn device(&self, ordinal: i32) -> Answer<&Device> {
         usize::try_from(ordinal).ok().and_then(|at| self.devices.get(at)).ok_or(Error::InvalidDevice)
+    }
+
+    /// Ends CUDA for this process with an error of its own work; the first one stays.
+    ///
+    /// An illegal address "leaves the process in an inconsistent state": every call that needs a context then answers the
+    /// same, on every GPU, and no context can be taken any more, reset or not. Seen with driver 580.159.04 on two H100 for
+    /// 700, 710, 716 and 719. Other processes go on.
+    pub fn ruin(&self, error: Error) {
+        let _first = self.ruined.compare_exchange(0, error as i32, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Whether CUDA still works in this process.
+    ///
+    /// # Errors
+    /// The error that ended it.
+    pub fn check(&self) -> Answer {
+        Error::from_code(self.ruined.load(Ordering::Acquire)).map_or(Ok(()), Err)
     }
 
     /// The device of a context.
@@ -137,6 +158,7 @@ impl Device {
     /// # Errors
     /// As [`Context::create`].
     pub fn retain_primary(&self, driver: &'static Driver) -> Answer<Arc<Context>> {
+        driver.check()?;
         let mut primary = self.primary();
         let context = match &primary.context {
             Some(context) => context.clone(),
@@ -162,7 +184,7 @@ impl Device {
         Ok(())
     }
 
-    /// Destroys the primary context whoever uses it; the next retain makes a new one.
+    /// Destroys the primary context whoever uses it; the next retain makes a new one, unless CUDA has ended for this process.
     pub fn reset_primary(&self, driver: &Driver) {
         let mut primary = self.primary();
         primary.users = 0;

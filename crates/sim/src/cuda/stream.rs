@@ -116,7 +116,7 @@ impl Stream {
         context.null_stream().map(|null| null.now()).into_iter().collect()
     }
 
-    /// Queues `work`. Its error ends the context; after an error nothing runs any more.
+    /// Queues `work`. Its error ends CUDA for this process; after an error nothing runs any more.
     ///
     /// # Errors
     /// [`Error::ContextIsDestroyed`]
@@ -125,7 +125,7 @@ impl Stream {
             if context.check(driver).is_ok()
                 && let Err(error) = work()
             {
-                context.fail(error);
+                driver.ruin(error);
             }
         })
     }

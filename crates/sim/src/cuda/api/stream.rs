@@ -40,7 +40,9 @@ driver_api! {
 
     fn cuStreamDestroy_v2(queue: Handle) {
         // What is queued still runs: its worker ends when the queue is empty.
-        driver()?.streams.remove(queue).map(drop).ok_or(Error::InvalidHandle)
+        let driver = driver()?;
+        driver.streams.remove(queue).map(drop).ok_or(Error::InvalidHandle)?;
+        driver.check()
     }
 
     fn cuStreamSynchronize(queue: Handle) {
@@ -105,7 +107,9 @@ driver_api! {
     }
 
     fn cuEventDestroy_v2(handle: Handle) {
-        driver()?.events.remove(handle).map(drop).ok_or(Error::InvalidHandle)
+        let driver = driver()?;
+        driver.events.remove(handle).map(drop).ok_or(Error::InvalidHandle)?;
+        driver.check()
     }
 
     fn cuEventRecord(handle: Handle, queue: Handle) {
