@@ -68,6 +68,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         pods: Arc::clone(&pods),
         allocated: Arc::clone(&allocated),
         status: Arc::clone(&status),
+        streams: Arc::default(),
     };
     tasks.spawn(done(registration::keep_registered(plugin, args.device_plugins_dir(), shutdown.clone())));
     tasks.spawn(done(holders::follow(

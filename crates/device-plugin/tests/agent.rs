@@ -27,7 +27,8 @@ async fn gpus_are_described_registered_listed_and_allocated() {
 
     let all = node.uuids(&[0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(described(&node), all, "described before they are advertised");
-    let list = plugin.watch().await.next().await;
+    let mut devices = plugin.watch().await;
+    let list = devices.next().await;
     let ids: Vec<String> = list.devices.iter().map(|device| device.id.clone()).collect();
     assert_eq!(ids, all);
     assert!(list.devices.iter().all(|device| device.health == "Healthy"));
@@ -87,14 +88,89 @@ async fn a_restarted_kubelet_is_registered_with_again() {
     let mut kubelet = Kubelet::start(&node);
     let agent = node.agent(&[]);
     let address = agent.listens();
-    kubelet.plugin().await;
+    let mut plugin = kubelet.plugin().await;
+    // A stream that ended would be a reason of its own.
+    let mut streams = vec![plugin.watch().await];
     for _ in 0..2 {
         kubelet.restart();
         let mut plugin = kubelet.plugin().await;
-        assert_eq!(plugin.watch().await.next().await.devices.len(), 4);
+        let mut devices = plugin.watch().await;
+        assert_eq!(devices.next().await.devices.len(), 4);
+        streams.push(devices);
     }
     let (_, metrics) = get(&address, "/metrics").await;
     assert!(metrics.contains("\nweft_agent_registrations_total 3\n"), "{metrics}");
+}
+
+// The test waits for the log while its connections are at work: on threads of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_devices_that_ends_is_a_reason_to_register_again() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    for _ in 0..2 {
+        drop(plugin.watch().await);
+        agent.logged("kubelet ended its stream of devices");
+        plugin = kubelet.plugin().await;
+    }
+    let mut devices = plugin.watch().await;
+    assert_eq!(devices.next().await.devices.len(), 4);
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_agents_on_one_node_the_later_serves_and_the_earlier_says_so_and_waits() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let first = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let _devices = plugin.watch().await;
+    let second = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    first.logged("another device plugin offers nvidia.com/gpu on this node: remove one of the two");
+    let mut devices = plugin.watch().await;
+    assert_eq!(devices.next().await.devices.len(), 4);
+    assert!(!kubelet.has_registration(), "they fight");
+
+    assert_eq!(second.stop(), Some(0));
+    let mut plugin = kubelet.plugin().await;
+    first.logged("the other device plugin is gone");
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_leaves_the_socket_of_its_successor() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let first = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let _devices = plugin.watch().await;
+    let _second = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let _stream = plugin.watch().await;
+    assert_eq!(first.stop(), Some(0));
+    assert!(exists(&node.plugin_socket()));
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kubelet_that_restarts_in_the_middle_of_allocations_is_served_again() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let _agent = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let mut streams = vec![plugin.watch().await];
+    let two = node.uuids(&[0, 1]);
+    let (asked, mut client) = (two.clone(), plugin);
+    let allocating = tokio::spawn(async move { while client.allocate(&asked).await.is_ok() {} });
+    kubelet.restart();
+    // The old one dies in the middle of a call.
+    allocating.abort();
+    let mut plugin = kubelet.plugin().await;
+    streams.push(plugin.watch().await);
+    plugin.allocate(&two).await.unwrap();
+    assert_eq!(plugin.preferred(&node.uuids(&[0, 1, 2, 3]), &[], 4).await.len(), 4);
 }
 
 #[tokio::test]
