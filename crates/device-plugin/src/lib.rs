@@ -32,3 +32,4 @@ pub mod samples;
 pub mod snapshot;
 pub mod socket;
 pub mod status;
+pub mod uvm;

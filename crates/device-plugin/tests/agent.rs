@@ -281,6 +281,39 @@ async fn a_driver_that_is_upgraded_is_opened_anew() {
     devices.until_unhealthy(&node.uuids(&[0])).await;
 }
 
+#[tokio::test]
+async fn a_missing_uvm_node_is_made_by_the_drivers_own_program_before_gpus_are_offered() {
+    let node = Node::new("a100x4");
+    node.install_modprobe("echo made by nvidia-modprobe $* > /dev/nvidia-uvm");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    if !rustix::process::geteuid().is_root() {
+        agent.logged("the agent must run as root");
+        return;
+    }
+    agent.logged("made /dev/nvidia-uvm");
+    kubelet.plugin().await;
+    let made = std::fs::read_to_string(node.path("dev/nvidia-uvm")).unwrap();
+    assert_eq!(made.trim(), "made by nvidia-modprobe -u -c 0");
+    let control = node.cdi()["containerEdits"]["deviceNodes"].to_string();
+    assert!(control.contains("\"/dev/nvidia-uvm\""), "{control}");
+}
+
+#[tokio::test]
+async fn a_uvm_node_that_cannot_be_made_is_told_once_and_keeps_no_gpu_back() {
+    let node = Node::new("a100x4");
+    node.install_modprobe("echo modprobe: FATAL: Module nvidia-uvm not found >&2; exit 1");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    let line = agent.logged("/dev/nvidia-uvm is missing");
+    if rustix::process::geteuid().is_root() {
+        let message = line["message"].as_str().unwrap();
+        assert!(message.contains("exit status: 1; modprobe: FATAL: Module nvidia-uvm not found"), "{message}");
+    }
+    let mut plugin = kubelet.plugin().await;
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+}
+
 #[test]
 fn told_to_fail_without_a_driver_it_fails_with_one_sentence() {
     let node = Node::without_driver("a100x4");
