@@ -282,6 +282,57 @@ async fn a_driver_that_is_upgraded_is_opened_anew() {
 }
 
 #[tokio::test]
+async fn a_driver_that_goes_and_comes_back_takes_the_gpus_out_and_brings_them_back() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    let address = agent.listens();
+    let mut plugin = kubelet.plugin().await;
+    let mut devices = plugin.watch().await;
+    devices.until_unhealthy(&[]).await;
+    for _ in 0..2 {
+        node.remove_driver();
+        agent.logged("no usable driver");
+        devices.until_unhealthy(&node.uuids(&[0, 1, 2, 3])).await;
+        let refusal = plugin.allocate(&node.uuids(&[0])).await.unwrap_err();
+        assert!(refusal.message().contains("the node's driver does not work"), "{refusal}");
+        assert_eq!(get(&address, "/healthz").await.0, 200, "that is no fault of the agent");
+
+        node.install_driver();
+        devices.until_unhealthy(&[]).await;
+        plugin.allocate(&node.uuids(&[0])).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sixteen_gpus_are_offered_and_the_best_wired_are_found() {
+    let node = Node::new(sixteen().path().to_str().unwrap());
+    let mut kubelet = Kubelet::start(&node);
+    let _agent = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let mut devices = plugin.watch().await;
+    let all = node.uuids(&(0..16).collect::<Vec<_>>());
+    let list = devices.next().await;
+    assert_eq!(list.devices.iter().map(|device| device.id.clone()).collect::<Vec<_>>(), all);
+    assert_eq!(described(&node), all);
+    // Two under one PCIe switch; and of a machine with one such pair broken, another one.
+    assert_eq!(plugin.preferred(&node.uuids(&[1, 4, 5, 15]), &[], 2).await, node.uuids(&[4, 5]));
+    assert_eq!(plugin.preferred(&all, &[], 16).await, all);
+    node.raise(9, Fault::Xid(79));
+    devices.until_unhealthy(&node.uuids(&[9])).await;
+}
+
+/// The profile of a machine with sixteen GPUs: that with eight, with as many again on its second socket.
+fn sixteen() -> tempfile::NamedTempFile {
+    let eight = include_str!("../../sim/profiles/l40sx8.yaml");
+    let more =
+        (0..8).map(|i| format!("  - {{ pci: \"0000:{:02x}:00.0\", at: 1/{}/{} }}\n", 0xb0 + i, 1 + i / 4, i / 2 % 2));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), eight.trim_end().to_owned() + "\n" + &more.collect::<String>()).unwrap();
+    file
+}
+
+#[tokio::test]
 async fn a_missing_uvm_node_is_made_by_the_drivers_own_program_before_gpus_are_offered() {
     let node = Node::new("a100x4");
     node.install_modprobe("echo made by nvidia-modprobe $* > /dev/nvidia-uvm");
