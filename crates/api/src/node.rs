@@ -56,6 +56,9 @@ pub struct GpuNodeStatus {
     /// NVLink domain that the node belongs to, where it spans nodes: cluster UUID and clique.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvlink_domain: Option<String>,
+    /// The kernel's name of the boot in which this was found: after a reboot, an agent does not take over faults of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
     /// GPUs by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuReport>,
@@ -94,6 +97,9 @@ pub struct GpuReport {
     /// Why it is unhealthy: one sentence with the next step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The same in one word, such as `Xid79` or `GpuLost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
     /// Since when its health is what it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
@@ -204,6 +210,7 @@ impl GpuReport {
             mig_profile: gpu.mig_profile.as_deref().map(Into::into),
             health,
             reason,
+            fault: None,
             since: None,
             holder: None,
         }

@@ -17,6 +17,7 @@ use crate::plugin::registration;
 use crate::plugin::service::Plugin;
 use crate::pods::{self, Pods};
 use crate::publish;
+use crate::remembered;
 use crate::samples::Samples;
 use crate::snapshot::Snapshot;
 use crate::status::Status;
@@ -53,7 +54,16 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         interval: Duration::from_millis(args.sample_interval_ms),
         fail_on_init_error: args.fail_on_init_error,
     };
-    tasks.spawn(inventory::follow(settings, machine_tx, Arc::clone(&samples), Arc::clone(&status), shutdown.clone()));
+    // Without an API server nobody has the other end, and there is nothing to wait for.
+    let (outbox, inbox) = remembered::hand_over();
+    tasks.spawn(inventory::follow(
+        settings,
+        inbox,
+        machine_tx,
+        Arc::clone(&samples),
+        Arc::clone(&status),
+        shutdown.clone(),
+    ));
     tasks.spawn(done(cdi::keep_written(
         Sources::new(&args),
         args.cdi_dir.clone(),
@@ -68,6 +78,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         pods: Arc::clone(&pods),
         allocated: Arc::clone(&allocated),
         status: Arc::clone(&status),
+        streams: Arc::default(),
     };
     tasks.spawn(done(registration::keep_registered(plugin, args.device_plugins_dir(), shutdown.clone())));
     tasks.spawn(done(holders::follow(
@@ -87,7 +98,9 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         let name = node_name.clone();
         let counters = Arc::clone(&status);
         tasks.spawn(done(async move { pods::follow(watching, &name, pods, counters, stop).await }));
-        tasks.spawn(done(publish::follow(client, machine.clone(), holders.clone(), status, shutdown.clone())));
+        tasks.spawn(done(publish::follow(client, outbox, machine.clone(), holders.clone(), status, shutdown.clone())));
+    } else {
+        drop(outbox);
     }
     tasks.spawn(http::serve(listener, Pages { machine, samples, holders, status }, shutdown.clone()));
 

@@ -80,6 +80,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make /dev/nvidia-uvm with the driver root's nvidia-modprobe: what the agent runs itself.
+    #[command(hide = true)]
+    MakeUvm,
 }
 
 /// How log lines look.

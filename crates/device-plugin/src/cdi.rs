@@ -19,6 +19,7 @@ use crate::args::{Args, ExtraMount};
 use crate::driver_files::{self, DriverFile};
 use crate::snapshot::Snapshot;
 use crate::status::{Status, count};
+use crate::uvm;
 
 /// Vendor and class: those of NVIDIA's device plugin, whose file this one replaces.
 pub const KIND: &str = "k8s.device-plugin.nvidia.com/gpu";
@@ -155,16 +156,27 @@ impl Sources {
     }
 }
 
-/// Writes the specification where the runtime looks, by renaming, so that no reader sees half of it.
+/// Writes the specification where the runtime looks, by renaming, so that no reader sees half of it: also not after the
+/// power failed, and not when the disk is full, which leaves the file of before.
 pub fn write(spec: &Spec, dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     // Not named `.json`: the runtime would read it.
     let unfinished = dir.join(format!("{FILE}.new"));
-    let mut file = File::create(&unfinished)?;
+    let written = write_through(&unfinished, spec).and_then(|()| fs::rename(&unfinished, dir.join(FILE)));
+    if written.is_err() {
+        // It holds room on a disk that may be full.
+        let _ = fs::remove_file(&unfinished);
+    }
+    written?;
+    // The new name is on the disk only with its folder.
+    File::open(dir)?.sync_all()
+}
+
+fn write_through(path: &Path, spec: &Spec) -> io::Result<()> {
+    let mut file = File::create(path)?;
     file.write_all(serde_json::to_string_pretty(spec)?.as_bytes())?;
     file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&unfinished, dir.join(FILE))
+    file.sync_all()
 }
 
 /// Keeps the file in step with the machine, and passes a snapshot on only once its GPUs are in the file: a GPU is not
@@ -180,9 +192,21 @@ pub async fn keep_written(
     let sources = Arc::new(sources);
     let mut written: Option<Spec> = None;
     let mut covered = false;
+    // The driver version under which the last attempt was made: one is enough until the driver is another.
+    let mut uvm_tried = None;
+    let mut told = String::new();
     loop {
         let snapshot = Arc::clone(&machine.borrow_and_update());
         if snapshot.has_gpus() {
+            let driver = snapshot.driver.as_ref().map(|driver| driver.version.clone());
+            if driver.is_some() && uvm_tried != driver {
+                uvm_tried = driver;
+                match uvm::make_if_missing(&sources.root, &sources.dev_dir).await {
+                    Ok(true) => tracing::info!("made /dev/nvidia-uvm with the driver's nvidia-modprobe"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!("{error}"),
+                }
+            }
             let (job, of) = (Arc::clone(&sources), Arc::clone(&snapshot));
             let (dir, before) = (dir.clone(), written.take());
             let outcome = tokio::task::spawn_blocking(move || {
@@ -190,21 +214,25 @@ pub async fn keep_written(
                 if before.as_ref() != Some(&spec) || !dir.join(FILE).exists() {
                     write(&spec, &dir).map_err(|error| (dir.join(FILE), error))?;
                     tracing::info!(file = %dir.join(FILE).display(), gpus = spec.devices.len(), "wrote the CDI specification");
-                    // The driver makes this node at the first use of CUDA on the host, which a fresh node has not seen.
-                    if !job.dev_dir.join("nvidia-uvm").exists() {
-                        tracing::warn!(
-                            "/dev/nvidia-uvm is missing, and CUDA needs it; run `nvidia-modprobe -u -c 0` on the node"
-                        );
-                    }
                 }
                 Ok(spec)
             });
             match outcome.await {
-                Ok(Ok(spec)) => written = Some(spec),
+                Ok(Ok(spec)) => {
+                    told.clear();
+                    written = Some(spec);
+                }
                 Ok(Err((file, error))) => {
                     let error: io::Error = error;
                     count(&status.counters.cdi_errors);
-                    tracing::error!(file = %file.display(), %error, "cannot write the CDI specification; containers cannot get GPUs");
+                    let sentence = error.to_string();
+                    if sentence != told {
+                        tracing::error!(
+                            file = %file.display(), %error,
+                            "cannot write the CDI specification; containers cannot get GPUs until there is room and permission"
+                        );
+                        told = sentence;
+                    }
                 }
                 Err(error) => tracing::error!(%error, "the CDI specification could not be derived"),
             }
@@ -312,6 +340,23 @@ mod tests {
         assert_eq!(files, [FILE]);
         let text = fs::read_to_string(target.join(FILE)).unwrap();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["cdiVersion"], VERSION);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_file_of_before_and_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("cdi");
+        let spec = sources(dir.path()).spec(&snapshot());
+        write(&spec, &target).unwrap();
+        let before = fs::read(target.join(FILE)).unwrap();
+        // Always full. A link, since the name of the unfinished file is ours.
+        std::os::unix::fs::symlink("/dev/full", target.join(format!("{FILE}.new"))).unwrap();
+        let other = Spec { devices: Vec::new(), ..spec };
+        assert_eq!(write(&other, &target).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read(target.join(FILE)).unwrap(), before);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
+        write(&other, &target).unwrap();
+        assert_ne!(fs::read(target.join(FILE)).unwrap(), before);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::OptionFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task;
 use tokio_util::sync::CancellationToken;
 use weft_nvml::{
@@ -29,6 +29,7 @@ use weft_nvml::{
 };
 use weft_topology::{GpuUuid, Link, Node, NodeFacts};
 
+use crate::remembered::{Inbox, Remembered};
 use crate::samples::Samples;
 use crate::snapshot::{Problem, Snapshot, Standing};
 use crate::status::Status;
@@ -39,6 +40,9 @@ const RETRY: Duration = Duration::from_secs(5);
 const REDISCOVER: Duration = Duration::from_secs(5);
 /// A GPU whose look has not come back for this long does not answer. Looks are a second apart and take milliseconds.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How long to wait for what the agent before this one left. Pods need their GPUs also without an API server; what comes
+/// later is taken in later.
+const MEMORY: Duration = Duration::from_secs(5);
 
 /// What the inventory is told at start.
 pub struct Settings {
@@ -57,12 +61,23 @@ pub struct Settings {
 /// Follows the machine until `shutdown`.
 pub async fn follow(
     settings: Settings,
+    memory: Inbox,
     snapshots: watch::Sender<Arc<Snapshot>>,
     samples: Arc<Samples>,
     status: Arc<Status>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut inventory = Inventory { settings, snapshots, samples, status, known: None, health: BTreeMap::new() };
+    let mut inventory = Inventory {
+        settings,
+        snapshots,
+        samples,
+        status,
+        known: None,
+        health: BTreeMap::new(),
+        stored: Some(memory.stored),
+        remembered: None,
+        taken: memory.taken,
+    };
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         ended = inventory.run() => ended,
@@ -77,6 +92,11 @@ struct Inventory {
     /// The last reading, with every GPU ever seen.
     known: Option<Machine>,
     health: BTreeMap<GpuUuid, Watched>,
+    /// Where the agent before this one left its memory, until it is there.
+    stored: Option<oneshot::Receiver<Remembered>>,
+    /// What it left, until the GPUs are known.
+    remembered: Option<Remembered>,
+    taken: CancellationToken,
 }
 
 /// One GPU's health with what its publication needs.
@@ -101,6 +121,16 @@ enum Ended {
 
 impl Inventory {
     async fn run(&mut self) -> anyhow::Result<()> {
+        if let Some(mut stored) = self.stored.take() {
+            match tokio::time::timeout(MEMORY, &mut stored).await {
+                // Nobody reads it: there is no API server.
+                Ok(answer) => self.remembered = answer.ok(),
+                Err(_) => {
+                    tracing::warn!("the stored GpuNode is not known yet; XIDs of before this start come later");
+                    self.stored = Some(stored);
+                }
+            }
+        }
         loop {
             let driver = self.open().await?;
             loop {
@@ -201,7 +231,21 @@ impl Inventory {
             });
         }
         self.known = Some(machine);
+        self.recall();
         Ok(())
+    }
+
+    /// Takes over the XIDs that the agent before this one saw. Returns whether there were any.
+    fn recall(&mut self) -> bool {
+        let (Some(machine), Some(remembered)) = (&self.known, self.remembered.take()) else { return false };
+        let mut changed = false;
+        for (uuid, (fault, since)) in remembered.faults(&machine.driver.version, &self.settings.policy) {
+            if self.health.get_mut(&uuid).is_some_and(|watched| watched.health.recall(fault, since)) {
+                tracing::warn!(gpu = %uuid, reason = fault.reason(), "GPU {fault} (seen before this agent started)");
+                changed = true;
+            }
+        }
+        changed
     }
 
     /// Watches until the driver or the GPUs change.
@@ -237,6 +281,12 @@ impl Inventory {
                     if self.notice_silence() {
                         self.publish();
                     }
+                }
+                Some(stored) = OptionFuture::from(self.stored.as_mut()), if self.stored.is_some() => {
+                    self.stored = None;
+                    self.remembered = stored.ok();
+                    self.recall();
+                    self.publish();
                 }
                 // One at a time: a driver that hangs here holds one thread, and is noticed GPU by GPU.
                 () = tokio::time::sleep_until(next_look), if looking.is_none() => {
@@ -316,6 +366,9 @@ impl Inventory {
                     }
                     changed
                 });
+                if self.stored.is_none() && self.remembered.is_none() {
+                    self.taken.cancel();
+                }
             }
             Err(error) => tracing::error!(%error, "this machine cannot be described"),
         }

@@ -11,7 +11,7 @@
 //!
 //! One value, the [`snapshot::Snapshot`], says what the machine is at a moment. [`inventory`] makes it from the driver and
 //! from health events; everything that leaves the agent is derived from it. The agent keeps no state that a restart
-//! would lose: kubelet knows who holds what, the API server knows what was planned.
+//! would lose: kubelet knows who holds what, the API server knows what was planned and which XIDs were seen.
 
 #![forbid(unsafe_code)]
 
@@ -27,7 +27,9 @@ pub mod metrics;
 pub mod plugin;
 pub mod pods;
 pub mod publish;
+pub mod remembered;
 pub mod samples;
 pub mod snapshot;
 pub mod socket;
 pub mod status;
+pub mod uvm;

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use weft_device_plugin::args::{Args, Command, LogFormat};
-use weft_device_plugin::{agent, discover};
+use weft_device_plugin::{agent, discover, uvm};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -23,10 +23,14 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    if let Some(Command::Discover { json }) = args.command {
-        let text = discover::discover(&args, json)?;
-        std::io::stdout().write_all(text.as_bytes())?;
-        return Ok(());
+    match args.command {
+        Some(Command::Discover { json }) => {
+            let text = discover::discover(&args, json)?;
+            std::io::stdout().write_all(text.as_bytes())?;
+            return Ok(());
+        }
+        Some(Command::MakeUvm) => return Err(uvm::become_program(&args.driver_root())),
+        None => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {

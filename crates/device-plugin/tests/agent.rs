@@ -27,7 +27,8 @@ async fn gpus_are_described_registered_listed_and_allocated() {
 
     let all = node.uuids(&[0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(described(&node), all, "described before they are advertised");
-    let list = plugin.watch().await.next().await;
+    let mut devices = plugin.watch().await;
+    let list = devices.next().await;
     let ids: Vec<String> = list.devices.iter().map(|device| device.id.clone()).collect();
     assert_eq!(ids, all);
     assert!(list.devices.iter().all(|device| device.health == "Healthy"));
@@ -87,14 +88,89 @@ async fn a_restarted_kubelet_is_registered_with_again() {
     let mut kubelet = Kubelet::start(&node);
     let agent = node.agent(&[]);
     let address = agent.listens();
-    kubelet.plugin().await;
+    let mut plugin = kubelet.plugin().await;
+    // A stream that ended would be a reason of its own.
+    let mut streams = vec![plugin.watch().await];
     for _ in 0..2 {
         kubelet.restart();
         let mut plugin = kubelet.plugin().await;
-        assert_eq!(plugin.watch().await.next().await.devices.len(), 4);
+        let mut devices = plugin.watch().await;
+        assert_eq!(devices.next().await.devices.len(), 4);
+        streams.push(devices);
     }
     let (_, metrics) = get(&address, "/metrics").await;
     assert!(metrics.contains("\nweft_agent_registrations_total 3\n"), "{metrics}");
+}
+
+// The test waits for the log while its connections are at work: on threads of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_devices_that_ends_is_a_reason_to_register_again() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    for _ in 0..2 {
+        drop(plugin.watch().await);
+        agent.logged("kubelet ended its stream of devices");
+        plugin = kubelet.plugin().await;
+    }
+    let mut devices = plugin.watch().await;
+    assert_eq!(devices.next().await.devices.len(), 4);
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_agents_on_one_node_the_later_serves_and_the_earlier_says_so_and_waits() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let first = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let _devices = plugin.watch().await;
+    let second = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    first.logged("another device plugin offers nvidia.com/gpu on this node: remove one of the two");
+    let mut devices = plugin.watch().await;
+    assert_eq!(devices.next().await.devices.len(), 4);
+    assert!(!kubelet.has_registration(), "they fight");
+
+    assert_eq!(second.stop(), Some(0));
+    let mut plugin = kubelet.plugin().await;
+    first.logged("the other device plugin is gone");
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_leaves_the_socket_of_its_successor() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let first = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let _devices = plugin.watch().await;
+    let _second = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let _stream = plugin.watch().await;
+    assert_eq!(first.stop(), Some(0));
+    assert!(exists(&node.plugin_socket()));
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kubelet_that_restarts_in_the_middle_of_allocations_is_served_again() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let _agent = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let mut streams = vec![plugin.watch().await];
+    let two = node.uuids(&[0, 1]);
+    let (asked, mut client) = (two.clone(), plugin);
+    let allocating = tokio::spawn(async move { while client.allocate(&asked).await.is_ok() {} });
+    kubelet.restart();
+    // The old one dies in the middle of a call.
+    allocating.abort();
+    let mut plugin = kubelet.plugin().await;
+    streams.push(plugin.watch().await);
+    plugin.allocate(&two).await.unwrap();
+    assert_eq!(plugin.preferred(&node.uuids(&[0, 1, 2, 3]), &[], 4).await.len(), 4);
 }
 
 #[tokio::test]
@@ -203,6 +279,90 @@ async fn a_driver_that_is_upgraded_is_opened_anew() {
     agent.logged("read the machine");
     node.raise(0, Fault::Xid(48));
     devices.until_unhealthy(&node.uuids(&[0])).await;
+}
+
+#[tokio::test]
+async fn a_driver_that_goes_and_comes_back_takes_the_gpus_out_and_brings_them_back() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    let address = agent.listens();
+    let mut plugin = kubelet.plugin().await;
+    let mut devices = plugin.watch().await;
+    devices.until_unhealthy(&[]).await;
+    for _ in 0..2 {
+        node.remove_driver();
+        agent.logged("no usable driver");
+        devices.until_unhealthy(&node.uuids(&[0, 1, 2, 3])).await;
+        let refusal = plugin.allocate(&node.uuids(&[0])).await.unwrap_err();
+        assert!(refusal.message().contains("the node's driver does not work"), "{refusal}");
+        assert_eq!(get(&address, "/healthz").await.0, 200, "that is no fault of the agent");
+
+        node.install_driver();
+        devices.until_unhealthy(&[]).await;
+        plugin.allocate(&node.uuids(&[0])).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sixteen_gpus_are_offered_and_the_best_wired_are_found() {
+    let node = Node::new(sixteen().path().to_str().unwrap());
+    let mut kubelet = Kubelet::start(&node);
+    let _agent = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let mut devices = plugin.watch().await;
+    let all = node.uuids(&(0..16).collect::<Vec<_>>());
+    let list = devices.next().await;
+    assert_eq!(list.devices.iter().map(|device| device.id.clone()).collect::<Vec<_>>(), all);
+    assert_eq!(described(&node), all);
+    // Two under one PCIe switch; and of a machine with one such pair broken, another one.
+    assert_eq!(plugin.preferred(&node.uuids(&[1, 4, 5, 15]), &[], 2).await, node.uuids(&[4, 5]));
+    assert_eq!(plugin.preferred(&all, &[], 16).await, all);
+    node.raise(9, Fault::Xid(79));
+    devices.until_unhealthy(&node.uuids(&[9])).await;
+}
+
+/// The profile of a machine with sixteen GPUs: that with eight, with as many again on its second socket.
+fn sixteen() -> tempfile::NamedTempFile {
+    let eight = include_str!("../../sim/profiles/l40sx8.yaml");
+    let more =
+        (0..8).map(|i| format!("  - {{ pci: \"0000:{:02x}:00.0\", at: 1/{}/{} }}\n", 0xb0 + i, 1 + i / 4, i / 2 % 2));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), eight.trim_end().to_owned() + "\n" + &more.collect::<String>()).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn a_missing_uvm_node_is_made_by_the_drivers_own_program_before_gpus_are_offered() {
+    let node = Node::new("a100x4");
+    node.install_modprobe("echo made by nvidia-modprobe $* > /dev/nvidia-uvm");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    if !rustix::process::geteuid().is_root() {
+        agent.logged("the agent must run as root");
+        return;
+    }
+    agent.logged("made /dev/nvidia-uvm");
+    kubelet.plugin().await;
+    let made = std::fs::read_to_string(node.path("dev/nvidia-uvm")).unwrap();
+    assert_eq!(made.trim(), "made by nvidia-modprobe -u -c 0");
+    let control = node.cdi()["containerEdits"]["deviceNodes"].to_string();
+    assert!(control.contains("\"/dev/nvidia-uvm\""), "{control}");
+}
+
+#[tokio::test]
+async fn a_uvm_node_that_cannot_be_made_is_told_once_and_keeps_no_gpu_back() {
+    let node = Node::new("a100x4");
+    node.install_modprobe("echo modprobe: FATAL: Module nvidia-uvm not found >&2; exit 1");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    let line = agent.logged("/dev/nvidia-uvm is missing");
+    if rustix::process::geteuid().is_root() {
+        let message = line["message"].as_str().unwrap();
+        assert!(message.contains("exit status: 1; modprobe: FATAL: Module nvidia-uvm not found"), "{message}");
+    }
+    let mut plugin = kubelet.plugin().await;
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
 }
 
 #[test]

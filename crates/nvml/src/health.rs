@@ -225,6 +225,20 @@ impl Health {
         self.state
     }
 
+    /// Takes over a fault that was seen before this process started, under the same driver. A GPU that already shows a fault
+    /// keeps that. Returns whether the state changed.
+    ///
+    /// It recovers by the same rules as one that was just seen. A reset that happened while nobody watched cannot be told
+    /// from none where the driver does not say what the GPU needs, and is not assumed.
+    pub fn recall(&mut self, fault: Fault, since: SystemTime) -> bool {
+        let changed = self.state == State::Healthy;
+        if changed {
+            self.state = State::Unhealthy { fault, since };
+            self.quiet_since = None;
+        }
+        changed
+    }
+
     /// The driver reported an XID. Returns whether the state changed.
     pub fn on_xid(&mut self, xid: u64, policy: &HealthPolicy, now: SystemTime) -> bool {
         if policy.ignored_xids.contains(&xid) {
@@ -443,6 +457,34 @@ mod tests {
         let mut gpu = Bench::new();
         gpu.xid(94).probe(FIT, 3).xid(94).probe(FIT, 3);
         assert_eq!(gpu.fault(), Some(Fault::Xid(94)));
+    }
+
+    #[test]
+    fn a_fault_of_before_a_restart_is_as_one_of_now() {
+        let long_ago = SystemTime::UNIX_EPOCH;
+        let recalled = |xid| {
+            let mut gpu = Bench::new();
+            gpu.now += Duration::from_secs(1_000_000);
+            assert!(gpu.health.recall(Fault::Xid(xid), long_ago));
+            gpu
+        };
+        assert_eq!(
+            recalled(48).health.state(),
+            State::Unhealthy { fault: Fault::Xid(48), since: SystemTime::UNIX_EPOCH }
+        );
+        assert_eq!(recalled(48).probe(FIT, 4).fault(), None, "the driver says that it is fit");
+        assert_eq!(recalled(48).probe(FIT_OLD_DRIVER, 86_400).fault(), Some(Fault::Xid(48)));
+        assert_eq!(recalled(48).probe(LOST, 1).probe(FIT_OLD_DRIVER, 4).fault(), None, "it was reset");
+        assert_eq!(recalled(94).probe(FIT_OLD_DRIVER, 600).fault(), Some(Fault::Xid(94)), "its quiet begins now");
+        assert_eq!(recalled(94).probe(FIT_OLD_DRIVER, 601).fault(), None);
+    }
+
+    #[test]
+    fn a_fault_of_before_a_restart_does_not_hide_one_of_now() {
+        let mut gpu = Bench::new();
+        gpu.xid(79);
+        assert!(!gpu.health.recall(Fault::Xid(94), SystemTime::UNIX_EPOCH));
+        assert_eq!(gpu.fault(), Some(Fault::Xid(79)));
     }
 
     #[test]

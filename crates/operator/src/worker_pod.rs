@@ -300,8 +300,13 @@ fn add_sidecar(job: &GpuJob, spec: &mut PodSpec, runtime: &RuntimeImage) {
         ..VolumeMount::default()
     };
     let inits = spec.init_containers.get_or_insert_default();
+    let timeout = job.spec.runtime.as_ref().and_then(|runtime| runtime.operation_timeout_seconds);
+    let timeout = timeout.map(|seconds| format!("--operation-timeout={seconds}"));
+    let command = ["weft-runtime", "serve"].into_iter().map(str::to_owned).chain(timeout);
     let sidecar = Container {
-        command: Some(["weft-runtime", "serve"].map(str::to_owned).to_vec()),
+        command: Some(command.collect()),
+        // Why it ended, when it did: its last words are a sentence.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         restart_policy: Some("Always".to_owned()),
         // The other containers start when the GPUs are served.
         startup_probe: Some(Probe {

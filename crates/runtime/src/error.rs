@@ -62,17 +62,19 @@ pub enum Error {
         /// CUDA's answer.
         error: CudaError,
     },
-    /// The context was rebuilt, and what lived in it is gone.
+    /// An operation took longer than it may.
     #[error(
-        "GPU {gpu} was reset because of an earlier error ({reason}): modules, buffers and regions of this connection are gone, connect again"
+        "GPU {gpu}: the operation did not end within {} s, and CUDA cannot stop it: the runtime starts again, connect again; \
+         give it less work at a time, or more time (spec.runtime.operationTimeoutSeconds, or --operation-timeout)",
+        .limit.as_secs_f64()
     )]
-    Reset {
+    Stuck {
         /// Index of the GPU.
         gpu: usize,
-        /// The error that made the reset necessary.
-        reason: String,
+        /// How long it may take.
+        limit: std::time::Duration,
     },
-    /// The owner thread of a GPU has ended.
+    /// The GPU serves no more in this process.
     #[error("GPU {gpu} is out of service: {reason}")]
     OutOfService {
         /// Index of the GPU.
@@ -101,7 +103,7 @@ impl Error {
         Self::File { path: path.into(), message: message.to_string() }
     }
 
-    /// Whether the context is unusable after this error and has to be built again.
+    /// Whether CUDA is unusable in this process after this error.
     pub fn is_sticky(&self) -> bool {
         matches!(self, Self::Cuda { error, .. } if error.is_sticky())
     }

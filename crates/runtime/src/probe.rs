@@ -89,7 +89,7 @@ async fn probe() -> Probe {
     let mut versions = Versions::default();
     let mut gpus = Vec::new();
     for index in 0..count {
-        match DeviceHandle::start(index).await {
+        match DeviceHandle::start(index, None).await {
             Ok(device) => {
                 let info = device.info().clone();
                 let (outcome, free) =

@@ -23,6 +23,7 @@ fn saxpy_runs_and_its_result_is_reported() {
     let (result, code) = run_file(&example("saxpy.yaml"));
     assert_eq!((code, &result["ok"], &result["error"]), (0, &Value::Bool(true), &Value::Null), "{result}");
     assert_eq!(result["gpus"].as_array().unwrap().len(), 8);
+    assert!(result["note"].as_str().unwrap().contains("this one had 8 and used the first"), "{result}");
     assert_eq!(result["steps"][0]["name"], "saxpy");
     assert_eq!((&result["checks"][0]["name"], &result["checks"][0]["ok"]), (&"y is 2x+1".into(), &true.into()));
     // Computed apart from Weft: the bytes of numpy.arange(1048576, dtype='<f4') * 2 + 1.
@@ -243,7 +244,7 @@ fn sigterm_ends_a_program_with_a_report() {
         &file,
         "sources: [{name: s, cuda: 'extern \"C\" __global__ void forever(volatile int *x) { while (*x == 0) {} }'}]\n\
          arrays: [{name: x, dtype: i32, shape: [1]}]\n\
-         steps: [{launch: {source: s, function: forever, grid: [1], block: [1], args: [{array: x}]}}]\n",
+         steps: [{name: loop, launch: {source: s, function: forever, grid: [1], block: [1], args: [{array: x}]}}]\n",
     )
     .unwrap();
     let mut command = runtime();
@@ -255,7 +256,7 @@ fn sigterm_ends_a_program_with_a_report() {
     signal(child.id(), "TERM");
     let (result, code) = result_of(child.wait_with_output().unwrap());
     assert_eq!(code, 143);
-    assert!(error(&result).contains("SIGTERM"), "{result}");
+    assert_eq!(error(&result), "stopped by SIGTERM in program.steps[0] \"loop\", before it was done");
 }
 
 #[test]

@@ -215,7 +215,7 @@ async fn no_name_leads_out_of_the_shared_folder() {
 }
 
 #[tokio::test]
-async fn a_kernel_that_leaves_its_memory_ends_the_connections_objects_and_not_the_runtime() {
+async fn a_kernel_that_leaves_its_memory_ends_the_runtime_with_a_sentence_and_the_next_one_serves() {
     use wire::argument::Value::Array;
     let server = Server::start();
     let (mut wild, mut bystander) = (server.client().await, server.client().await);
@@ -224,17 +224,93 @@ async fn a_kernel_that_leaves_its_memory_ends_the_connections_objects_and_not_th
     let module = load(&mut wild, WILD).await.unwrap().module;
     let status = wild.rpc().launch(launch(module, "wild", vec![Array(all(&region))])).await.unwrap_err();
     assert!(status.message().contains("running wild: CUDA_ERROR_ILLEGAL_ADDRESS (700)"), "{}", status.message());
-    let status = load(&mut wild, SAXPY).await.unwrap_err();
-    assert_eq!((status.code(), status.message().contains("connect again")), (Code::Aborted, true));
-    let copy = wire::CopyRequest { gpu: 0, from: Some(all(&theirs)), to: Some(all(&theirs)) };
-    assert_eq!(bystander.rpc().copy(copy).await.unwrap_err().code(), Code::Aborted);
+    let (code, said, folder) = server.ends();
+    assert_eq!(code, 1);
+    let sentence = "weft-runtime: GPU 0 is out of service: after running wild: CUDA_ERROR_ILLEGAL_ADDRESS (700)";
+    assert!(said.contains(sentence) && said.contains("CUDA works no more in this process"), "{said}");
 
+    // Kubelet starts it again. A client of before finds its way back, and that its objects are gone.
+    let server = Server::start_in(folder);
     let mut fresh = server.client().await;
     let (x, y) = (floats(&mut fresh, &[3.0; 8]).await, floats(&mut fresh, &[0.0; 8]).await);
     fresh.rpc().copy(wire::CopyRequest { gpu: 0, from: Some(all(&x)), to: Some(all(&y)) }).await.unwrap();
     assert_eq!(read(&y), [3.0; 8]);
-    assert_eq!(server.metric("weft_runtime_device_resets"), 1.0);
-    assert!(server.page("/healthz").starts_with("HTTP/1.0 200"));
+    let copy = wire::CopyRequest { gpu: 0, from: Some(all(&theirs)), to: Some(all(&theirs)) };
+    let status = loop {
+        let status = bystander.rpc().copy(copy.clone()).await.unwrap_err();
+        if status.code() != Code::Unavailable {
+            break status;
+        }
+    };
+    assert_eq!((status.code(), status.message().contains("not known to this connection")), (Code::NotFound, true));
+}
+
+/// A kernel that does not end, begun on GPU 0.
+async fn spin(client: &mut Client) -> tokio::task::JoinHandle<Result<(), tonic::Status>> {
+    let flag = floats(client, &[0.0]).await;
+    let source = "extern \"C\" __global__ void spin(volatile float *x) { while (*x == 0) {} }";
+    let module = load(client, source).await.unwrap().module;
+    let mut request = launch(module, "spin", vec![wire::argument::Value::Array(all(&flag))]);
+    (request.grid, request.block) = (Some(wire::Extent { x: 1, y: 1, z: 1 }), Some(wire::Extent { x: 1, y: 1, z: 1 }));
+    let mut client = client.clone();
+    tokio::spawn(async move {
+        let _keep = flag;
+        client.rpc().launch(request).await.map(drop)
+    })
+}
+
+#[tokio::test]
+async fn a_kernel_that_never_ends_is_told_to_its_client_and_to_those_who_wait_and_ends_the_runtime() {
+    let server = Server::start_with(folder(), &["--operation-timeout", "1"]);
+    let (mut endless, mut other) = (server.client().await, server.client().await);
+    let region = floats(&mut other, &[0.0; 8]).await;
+    let spinning = spin(&mut endless).await;
+    let copy = wire::CopyRequest {
+        gpu: 0,
+        from: Some(region.operand(0, DType::F32, &[4])),
+        to: Some(region.operand(16, DType::F32, &[4])),
+    };
+    // Before the kernel has begun it is served, after that it waits.
+    let waited = loop {
+        match other.rpc().copy(copy.clone()).await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(waited.code(), Code::Unavailable, "{waited:?}");
+    assert!(waited.message().contains("an operation has run for more than 1 s, and CUDA cannot stop it"), "{waited:?}");
+    let status = spinning.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert!(
+        status.message().contains("GPU 0: the operation did not end within 1 s, and CUDA cannot stop it"),
+        "{status:?}"
+    );
+    let (code, said, folder) = server.ends();
+    assert_eq!(code, 1);
+    assert!(said.contains("weft-runtime: GPU 0 is out of service: an operation has run for more than 1 s"), "{said}");
+    let server = Server::start_in(folder);
+    floats(&mut server.client().await, &[1.0]).await;
+}
+
+// The test asks pages while its clients wait: on threads of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_gpu_shows_in_the_metrics_and_scrapes_do_not_fill_its_queue() {
+    let server = Server::start_with(folder(), &["--operation-timeout", "0"]);
+    let mut client = server.client().await;
+    assert_eq!(server.metric("weft_runtime_device_busy_seconds"), 0.0);
+    let spinning = spin(&mut client).await;
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    while server.metric("weft_runtime_device_busy_seconds") < 1.0 {
+        assert!(std::time::Instant::now() < deadline, "the GPU never became busy");
+    }
+    // One question at most was asked before the GPU counted as busy.
+    let queued = server.metric("weft_runtime_device_queue");
+    for _ in 0..5 {
+        server.page("/metrics");
+    }
+    assert_eq!(server.metric("weft_runtime_device_queue"), queued);
+    assert_eq!(server.metric("weft_runtime_device_healthy"), 8.0, "long is not yet stuck");
+    assert!(!spinning.is_finished());
 }
 
 /// The part of the next test that is killed: it holds memory of every kind and has a request under way.

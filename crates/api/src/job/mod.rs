@@ -212,6 +212,11 @@ pub struct RuntimeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
+    /// Seconds that one request of an application may keep a GPU of the sidecar (600; 0: for ever). CUDA cannot stop a kernel:
+    /// the request fails, and the sidecar is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub operation_timeout_seconds: Option<u32>,
     /// CPU and memory of the sidecar, or of the container that runs a program. GPUs are added to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //!   no GPUs ──▶ serve on nvidia-gpu.sock ──▶ Register ──▶ wait until
-//!                ▲                                          kubelet.sock is another file, or
-//!                └──────────────────────────────────────── our socket is gone
+//!                ▲                                          kubelet.sock is another file,
+//!                │                                          our socket is gone,
+//!                ├──────────────────────────────────────── kubelet ended its stream of devices, or
+//!                └── until nobody serves there ◀────────── another plugin has our socket's name
 //! ```
 //!
 //! kubelet dials back during Register, so the plugin serves first. A kubelet that restarts deletes every socket in its
 //! folder and makes its own anew; both are noticed at once through inotify, and within a second by looking, since
 //! inotify does not work on every file system that such a folder is mounted from.
 
+use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -29,7 +32,7 @@ use weft_proto::deviceplugin::RegisterRequest;
 use weft_proto::deviceplugin::device_plugin_server::DevicePluginServer;
 use weft_proto::deviceplugin::registration_client::RegistrationClient;
 
-use crate::plugin::service::{Plugin, options};
+use crate::plugin::service::{Plugin, Streams, options};
 use crate::socket;
 use crate::status::count;
 
@@ -48,6 +51,10 @@ const PLANS: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A registration that lasted this long was good: what ends it is no repetition of what ended the one before.
+const STEADY: Duration = Duration::from_secs(60);
+/// How often to see whether the other plugin on this node is gone.
+const STAND_BY: Duration = Duration::from_secs(2);
 
 /// Why registering did not work.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +81,33 @@ pub enum RegisterError {
     /// kubelet said nothing.
     #[error("kubelet did not answer Register within {REGISTER_TIMEOUT:?}; it may be restarting")]
     Silent,
+}
+
+/// Why kubelet no longer knows this plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    /// Another kubelet's socket, or none.
+    Kubelet,
+    /// Our socket was removed, as a kubelet that starts does.
+    Removed,
+    /// Our socket's name is another plugin's.
+    Replaced,
+    /// kubelet, or something on the way, ended the stream of devices.
+    Stream,
+    /// The server ended.
+    Server,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lost::Kubelet => "kubelet restarted",
+            Lost::Removed => "the plugin's socket was removed",
+            Lost::Replaced => "another plugin took the socket",
+            Lost::Stream => "kubelet ended its stream of devices",
+            Lost::Server => "the plugin's server ended",
+        })
+    }
 }
 
 /// Which file a name stands for.
@@ -106,17 +140,36 @@ pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: Cancellatio
         }
         let mut retry = FIRST_RETRY;
         let mut told = String::new();
+        // Before registering after a stream that ended: a kubelet that ends each at once is not asked without pause.
+        let mut pause = DEBOUNCE;
         loop {
             match Registered::new(&plugin, &dir).await {
-                Ok(registered) => {
+                Ok(mut registered) => {
+                    let since = tokio::time::Instant::now();
                     status.registered.store(true, Ordering::Relaxed);
                     count(&status.counters.registrations);
                     tracing::info!(resource = GPU_RESOURCE, "registered with kubelet");
                     (retry, told) = (FIRST_RETRY, String::new());
-                    registered.until_lost(&changed).await;
+                    let lost = registered.until_lost(&changed).await;
                     status.registered.store(false, Ordering::Relaxed);
-                    tracing::info!("kubelet restarted; registering again");
-                    tokio::time::sleep(DEBOUNCE).await;
+                    // The socket is replaced next, and a kubelet that starts may be clearing the folder just now.
+                    registered.own.1 = None;
+                    drop(registered);
+                    if lost == Lost::Replaced {
+                        tracing::error!(
+                            socket = %dir.join(SOCKET).display(),
+                            "another device plugin offers {GPU_RESOURCE} on this node: remove one of the two; this one waits"
+                        );
+                        until_unserved(&dir.join(SOCKET)).await;
+                        tracing::info!("the other device plugin is gone; registering again");
+                        continue;
+                    }
+                    tracing::info!("{lost}; registering again");
+                    pause = match lost {
+                        Lost::Stream if since.elapsed() < STEADY => (pause * 2).min(LAST_RETRY),
+                        _ => DEBOUNCE,
+                    };
+                    tokio::time::sleep(pause).await;
                 }
                 Err(error) => {
                     count(&status.counters.registration_errors);
@@ -138,8 +191,13 @@ pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: Cancellatio
         () = stay => {}
         () = shutdown.cancelled() => {}
     }
-    // kubelet then knows at once that no more GPUs can be allocated.
-    let _ = std::fs::remove_file(dir.join(SOCKET));
+}
+
+/// Waits until nobody listens on `socket`.
+async fn until_unserved(socket: &Path) {
+    while UnixStream::connect(socket).await.is_ok() {
+        tokio::time::sleep(STAND_BY).await;
+    }
 }
 
 fn watch_folder(dir: &Path, changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
@@ -160,6 +218,7 @@ struct Registered {
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     own: (PathBuf, Option<FileId>),
     kubelet: (PathBuf, Option<FileId>),
+    streams: Arc<Streams>,
 }
 
 impl Registered {
@@ -174,12 +233,15 @@ impl Registered {
             _ => {}
         }
         let listener = UnixListener::bind(&own).map_err(listen)?;
-        let service = DevicePluginServer::new(plugin.clone());
+        // Its own streams: those of the server before end when that is cut off, and say nothing of this one.
+        let streams = Arc::new(Streams::default());
+        let service = DevicePluginServer::new(Plugin { streams: Arc::clone(&streams), ..plugin.clone() });
         let server = Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener));
         let registered = Registered {
             server: tokio::spawn(server),
             own: (own.clone(), file_id(&own)),
             kubelet: (kubelet, kubelet_id),
+            streams,
         };
         tokio::time::timeout(REGISTER_TIMEOUT, registered.register()).await.map_err(|_| RegisterError::Silent)??;
         Ok(registered)
@@ -201,24 +263,43 @@ impl Registered {
     }
 
     /// Waits until kubelet no longer knows this plugin.
-    async fn until_lost(mut self, changed: &Notify) {
-        let lost = |named: &(PathBuf, Option<FileId>)| named.1.is_none() || file_id(&named.0) != named.1;
-        while !lost(&self.kubelet) && !lost(&self.own) {
+    async fn until_lost(&mut self, changed: &Notify) -> Lost {
+        loop {
+            if let Some(lost) = self.look() {
+                return lost;
+            }
             tokio::select! {
                 () = changed.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
-                _ = &mut self.server => {
-                    tracing::warn!("the plugin's server ended");
-                    return;
+                () = self.streams.lost() => {
+                    // A kubelet that stops ends its streams first and its socket a little later.
+                    tokio::time::sleep(DEBOUNCE).await;
+                    return self.look().unwrap_or(Lost::Stream);
                 }
+                _ = &mut self.server => return Lost::Server,
             }
+        }
+    }
+
+    /// What the two sockets tell.
+    fn look(&self) -> Option<Lost> {
+        let (kubelet, own) = (file_id(&self.kubelet.0), file_id(&self.own.0));
+        match own {
+            Some(_) if own != self.own.1 => Some(Lost::Replaced),
+            None => Some(Lost::Removed),
+            Some(_) if kubelet.is_none() || kubelet != self.kubelet.1 => Some(Lost::Kubelet),
+            Some(_) => None,
         }
     }
 }
 
-/// ListAndWatch never ends by itself, so a server is not drained but cut off; kubelet dials the next one.
+/// ListAndWatch never ends by itself, so a server is not drained but cut off; kubelet dials the next one. Without the socket
+/// kubelet knows at once that no more GPUs can be allocated; one that another plugin has put there stays.
 impl Drop for Registered {
     fn drop(&mut self) {
         self.server.abort();
+        if self.own.1.is_some() && file_id(&self.own.0) == self.own.1 {
+            let _ = std::fs::remove_file(&self.own.0);
+        }
     }
 }

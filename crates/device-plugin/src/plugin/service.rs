@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::Stream;
 use tokio::sync::{Notify, watch};
@@ -42,6 +43,43 @@ pub struct Plugin {
     pub allocated: Arc<Notify>,
     /// Counters.
     pub status: Arc<Status>,
+    /// The streams of this registration.
+    pub streams: Arc<Streams>,
+}
+
+/// The streams of device lists that are open. kubelet has one for as long as it knows the plugin: when it ends, kubelet has
+/// marked all devices unhealthy and waits for the plugin to register again.
+#[derive(Debug, Default)]
+pub struct Streams {
+    open: AtomicUsize,
+    ended: Notify,
+}
+
+/// One open stream.
+struct OpenStream(Arc<Streams>);
+
+impl Streams {
+    fn begin(self: &Arc<Self>) -> OpenStream {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        OpenStream(Arc::clone(self))
+    }
+
+    /// Waits until a stream has ended and none is left.
+    pub async fn lost(&self) {
+        loop {
+            self.ended.notified().await;
+            if self.open.load(Ordering::Acquire) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_one();
+    }
 }
 
 /// The whole list of devices, as kubelet wants it each time.
@@ -91,7 +129,10 @@ impl DevicePlugin for Plugin {
 
     async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Self::ListAndWatchStream>, tonic::Status> {
         let mut sent: Option<Vec<Device>> = None;
+        let open = self.streams.begin();
         let lists = WatchStream::new(self.machine.clone()).filter_map(move |snapshot| {
+            // Ends with the stream, however that ends.
+            let _open = &open;
             let devices = devices(&snapshot);
             // Most changes of the machine do not concern kubelet.
             (sent.as_ref() != Some(&devices)).then(|| {
@@ -184,8 +225,14 @@ mod tests {
         snapshot.node = Node::new(facts).unwrap();
         let (machine_tx, machine) = watch::channel(Arc::new(snapshot));
         let (holders_tx, holders) = watch::channel(Holders::default());
-        let plugin =
-            Plugin { machine, holders, pods: Arc::default(), allocated: Arc::default(), status: Arc::default() };
+        let plugin = Plugin {
+            machine,
+            holders,
+            pods: Arc::default(),
+            allocated: Arc::default(),
+            status: Arc::default(),
+            streams: Arc::default(),
+        };
         (plugin, machine_tx, holders_tx)
     }
 
@@ -234,5 +281,16 @@ mod tests {
         assert_eq!(unhealthy.len(), 1);
         drop(machine);
         assert!(lists.next().await.is_none(), "nothing else was sent");
+    }
+
+    #[tokio::test]
+    async fn kubelet_is_lost_with_its_last_stream_and_not_before() {
+        let (plugin, _machine, _holders) = plugin();
+        let kubelets = plugin.list_and_watch(Request::new(Empty {})).await.unwrap();
+        drop(plugin.list_and_watch(Request::new(Empty {})).await.unwrap());
+        let mut lost = std::pin::pin!(plugin.streams.lost());
+        assert!(futures::poll!(&mut lost).is_pending(), "someone else looked, kubelet's own is open");
+        drop(kubelets);
+        lost.await;
     }
 }

@@ -55,6 +55,30 @@ impl Node {
         layout::lay_out(&library(), &self.path("root").join(layout::LIBRARY_FOLDER)).unwrap();
     }
 
+    /// Takes the driver away, as its uninstaller does.
+    pub fn remove_driver(&self) {
+        std::fs::remove_dir_all(self.path("root").join(layout::LIBRARY_FOLDER)).unwrap();
+    }
+
+    /// Puts `nvidia-modprobe` into the driver root, a script of this body, with the shell that it needs there; the node's
+    /// `/dev` is then the root's.
+    pub fn install_modprobe(&self, body: &str) {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
+        let text = String::from_utf8(listed.stdout).unwrap();
+        for file in text.split_whitespace().filter(|word| word.starts_with('/')).chain(["/bin/sh"]) {
+            let target = self.path("root").join(file.trim_start_matches('/'));
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(file, target).unwrap();
+        }
+        let program = self.path("root/usr/bin/nvidia-modprobe");
+        std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+        std::fs::write(&program, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(self.path("dev"), self.path("root/dev")).unwrap();
+        symlink("root/dev", self.path("dev")).unwrap();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -84,6 +84,7 @@ fn the_sidecar_is_first_and_holds_the_gpus() {
     let inits = spec.init_containers.unwrap();
     assert_eq!((inits[0].name.as_str(), inits[0].restart_policy.as_deref()), ("weft-runtime", Some("Always")));
     assert_eq!((gpus(&inits[0]).as_deref(), gpus(&spec.containers[0])), (Some("2"), None));
+    assert_eq!(inits[0].command.as_deref().unwrap(), ["weft-runtime", "serve"]);
     assert_eq!(env(&spec.containers[0], "WEFT_RUNTIME_SOCKET"), "/run/weft/runtime.sock");
     for container in spec.containers.iter().chain(&inits) {
         assert!(
@@ -98,6 +99,15 @@ fn the_sidecar_is_first_and_holds_the_gpus() {
             .iter()
             .any(|v| v.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory")))
     );
+}
+
+#[test]
+fn the_sidecar_is_told_how_long_a_request_may_keep_a_gpu() {
+    let containers = json!({"containers": [{"name": "app"}]});
+    let job = job(json!({"runtime": {"enabled": true, "operationTimeoutSeconds": 0},
+        "groups": [{"name": "main", "replicas": 1, "gpus": 1, "template": template(containers)}]}));
+    let sidecar = pod(&job, 0).spec.unwrap().init_containers.unwrap().remove(0);
+    assert_eq!(sidecar.command.unwrap(), ["weft-runtime", "serve", "--operation-timeout=0"]);
 }
 
 #[test]

@@ -2,32 +2,33 @@
 //!
 //! ```text
 //!  any task ──call(closure)──▶ channel ──▶ owner thread: closure(&mut Device) ──▶ one-shot ──▶ the task
-//!                                             │ sticky CUDA error
-//!                                             └─▶ drop everything, reset the context, build it again, next generation
+//!                                             │ sticky CUDA error, or an operation over its time
+//!                                             └─▶ out of service: the process ends, kubelet starts a fresh one
 //! ```
 //!
-//! What a session made on a GPU is kept under the session's id and dies with it, or with the context. A session from before a
-//! reset learns so from its next call, because the generation it was opened in is no longer the device's.
-//!
-//! Not every driver gives a process a second context: driver 580 on an H200 answers error 700 to the taking of a new one after
-//! an illegal address, reset or not. The GPU is then out of service for this process, which ends with a sentence, and kubelet
-//! starts a fresh one.
+//! Neither can be mended in place. After an illegal address, an assertion or a trap, CUDA answers the same error to all calls
+//! of the process, on every GPU, and gives it no new context, reset or not (driver 580.159.04 on two H100). And CUDA has no
+//! call that ends a kernel: only the end of its process does (on the same machine within a second, also by plain exit).
 
 mod compare;
 mod operations;
+mod work;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use compare::Comparison;
 pub use operations::{Device, Operand, Place};
 
+use work::Work;
+
 use crate::Error;
-use crate::driver::{Context, GpuInfo};
+use crate::driver::GpuInfo;
 
 /// Requests that may wait for one GPU; more wait at their own caller's side.
 const QUEUE_LENGTH: usize = 64;
@@ -40,8 +41,10 @@ type Job = Box<dyn FnOnce(&mut Device) -> Option<Error> + Send>;
 pub enum Health {
     /// Jobs are served.
     Serving,
-    /// The context could not be built again; the sentence says why.
+    /// CUDA works no more; the sentence says why.
     OutOfService(String),
+    /// An operation has run for longer than this, and nothing can stop it.
+    Stuck(Duration),
 }
 
 /// How tasks reach a GPU's owner thread. Cheap to clone.
@@ -51,26 +54,30 @@ pub struct DeviceHandle {
     jobs: mpsc::UnboundedSender<Job>,
     queue: Arc<Semaphore>,
     health: watch::Receiver<Health>,
-    generation: Arc<AtomicU64>,
+    work: Arc<Work>,
 }
 
 impl DeviceHandle {
-    /// Starts the owner thread of a GPU and waits until its context is there.
+    /// Starts the owner thread of a GPU and waits until its context is there. A job that takes longer than `limit` puts the
+    /// GPU out of service.
     ///
     /// # Errors
     /// What kept the context from being taken.
-    pub async fn start(index: usize) -> Result<Self, Error> {
+    pub async fn start(index: usize, limit: Option<Duration>) -> Result<Self, Error> {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (health_sender, health) = watch::channel(Health::Serving);
-        let generation = Arc::new(AtomicU64::new(0));
+        let (health_sender, work) = (Arc::new(health_sender), Arc::new(Work::default()));
         let (ready, started) = oneshot::channel();
-        let owner = Owner { index, inbox, health: health_sender };
+        let owner = Owner { index, inbox, health: health_sender.clone(), work: work.clone() };
         std::thread::Builder::new().name(format!("gpu-{index}")).spawn(move || owner.run(ready)).map_err(|error| {
             Error::OutOfService { gpu: index, reason: format!("its thread did not start: {error}") }
         })?;
         let ended = || Error::OutOfService { gpu: index, reason: "its thread ended while it started".into() };
         let info = started.await.map_err(|_| ended())??;
-        Ok(Self { info: Arc::new(info), jobs, queue: Arc::new(Semaphore::new(QUEUE_LENGTH)), health, generation })
+        if let Some(limit) = limit {
+            tokio::spawn(work::watch(work.clone(), limit, health_sender));
+        }
+        Ok(Self { info: Arc::new(info), jobs, queue: Arc::new(Semaphore::new(QUEUE_LENGTH)), health, work })
     }
 
     /// What the driver says of this GPU.
@@ -78,9 +85,14 @@ impl DeviceHandle {
         &self.info
     }
 
-    /// How often the context has been built again.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// How long the owner thread has been at its present job; nothing while it waits for one.
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.work.busy_for()
+    }
+
+    /// Jobs that the owner thread has before it, the present one included.
+    pub fn queued(&self) -> usize {
+        QUEUE_LENGTH - self.queue.available_permits().min(QUEUE_LENGTH)
     }
 
     /// Changes when the GPU goes out of service.
@@ -91,41 +103,49 @@ impl DeviceHandle {
     /// Runs `job` on the owner thread and waits for its answer. If the caller gives up, the job still runs to its end.
     ///
     /// # Errors
-    /// Those of `job`; [`Error::OutOfService`] when there is no thread any more.
+    /// Those of `job`; [`Error::Stuck`] when it takes too long; [`Error::OutOfService`] when the GPU serves no more.
     pub async fn call<T, F>(&self, job: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&mut Device) -> Result<T, Error> + Send + 'static,
     {
-        let place = self.queue.clone().acquire_owned().await.map_err(|_| self.out_of_service())?;
-        let (reply, answer) = oneshot::channel();
-        let generation = self.generation.clone();
-        let job: Job = Box::new(move |device| {
-            let (result, ruin) = run_guarded(device, job);
-            if ruin.is_some() {
-                // Before the answer: whoever connects because of it belongs to the context that is built next.
-                generation.fetch_add(1, Ordering::Release);
-            }
-            // A caller that has gone away does not want the answer.
-            let _unread = reply.send(result);
-            drop(place);
-            ruin
-        });
-        self.jobs.send(job).map_err(|_| self.out_of_service())?;
-        answer.await.map_err(|_| self.out_of_service())?
+        let began = Arc::new(AtomicBool::new(false));
+        let begins = began.clone();
+        let answered = async {
+            let place = self.queue.clone().acquire_owned().await.map_err(|_| self.out_of_service())?;
+            let (reply, answer) = oneshot::channel();
+            let job: Job = Box::new(move |device| {
+                begins.store(true, Ordering::Release);
+                let (result, ruin) = run_guarded(device, job);
+                // A caller that has gone away does not want the answer.
+                let _unread = reply.send(result);
+                drop(place);
+                ruin
+            });
+            self.jobs.send(job).map_err(|_| self.out_of_service())?;
+            answer.await.map_err(|_| self.out_of_service())?
+        };
+        let mut health = self.health.clone();
+        tokio::select! {
+            // The answer first: the job that ruined the context has one.
+            biased;
+            answer = answered => answer,
+            stuck = health.wait_for(|health| matches!(health, Health::Stuck(_))) => match stuck.as_deref() {
+                Ok(Health::Stuck(limit)) if began.load(Ordering::Acquire) => {
+                    Err(Error::Stuck { gpu: self.info.index, limit: *limit })
+                }
+                _ => Err(self.out_of_service()),
+            },
+        }
     }
 
     /// Runs `job` on the owner thread, after everything that was asked before. For releasing: nobody waits, nothing refuses.
     pub fn post(&self, job: impl FnOnce(&mut Device) + Send + 'static) {
-        let generation = self.generation.clone();
         let job: Job = Box::new(move |device| {
             let released = run_guarded(device, |device| {
                 job(device);
                 Ok(())
             });
-            if released.1.is_some() {
-                generation.fetch_add(1, Ordering::Release);
-            }
             released.1
         });
         if self.jobs.send(job).is_err() {
@@ -133,9 +153,14 @@ impl DeviceHandle {
         }
     }
 
-    fn out_of_service(&self) -> Error {
+    /// Why this GPU serves no more.
+    pub fn out_of_service(&self) -> Error {
         let reason = match &*self.health.borrow() {
             Health::OutOfService(reason) => reason.clone(),
+            Health::Stuck(limit) => format!(
+                "an operation has run for more than {} s, and CUDA cannot stop it: the runtime starts again, connect again",
+                limit.as_secs_f64()
+            ),
             Health::Serving => "its thread has ended".to_owned(),
         };
         Error::OutOfService { gpu: self.info.index, reason }
@@ -172,12 +197,13 @@ fn from_panic(panic: &(dyn Any + Send)) -> Error {
 struct Owner {
     index: usize,
     inbox: mpsc::UnboundedReceiver<Job>,
-    health: watch::Sender<Health>,
+    health: Arc<watch::Sender<Health>>,
+    work: Arc<Work>,
 }
 
 impl Owner {
     fn run(mut self, ready: oneshot::Sender<Result<GpuInfo, Error>>) {
-        let built = catch_unwind(|| Device::new(self.index, 0)).unwrap_or_else(|panic| Err(from_panic(&*panic)));
+        let built = catch_unwind(|| Device::new(self.index)).unwrap_or_else(|panic| Err(from_panic(&*panic)));
         let mut device = match built {
             Ok(device) => device,
             Err(error) => {
@@ -187,36 +213,17 @@ impl Owner {
         };
         let _unread = ready.send(Ok(device.info().clone()));
         while let Some(job) = self.inbox.blocking_recv() {
-            let Some(ruin) = job(&mut device) else { continue };
-            let generation = device.generation() + 1;
-            tracing::error!(gpu = self.index, error = %ruin, generation, "the context is ruined and is built again");
-            device = match self.rebuild(device, generation, &ruin) {
-                Ok(device) => device,
-                Err(error) => {
-                    let reason = format!("after {ruin} its context could not be built again ({error})");
-                    tracing::error!(gpu = self.index, reason, "GPU out of service");
-                    self.health.send_replace(Health::OutOfService(reason));
-                    return;
-                }
-            };
+            self.work.begin();
+            let ruin = job(&mut device);
+            self.work.end();
+            let Some(ruin) = ruin else { continue };
+            let reason =
+                format!("after {ruin} CUDA works no more in this process: the runtime starts again, connect again");
+            tracing::error!(gpu = self.index, reason, "GPU out of service");
+            self.health.send_replace(Health::OutOfService(reason));
+            // Nothing in a dead context can be released; the process ends with it.
+            std::mem::forget(device);
+            return;
         }
-    }
-
-    fn rebuild(&self, ruined: Device, generation: u64, ruin: &Error) -> Result<Device, Error> {
-        let built = catch_unwind(AssertUnwindSafe(|| {
-            drop(ruined);
-            Context::reset(self.index)?;
-            let mut device = Device::new(self.index, generation)?;
-            device.remember_reset(ruin.to_string());
-            // A context that was taken but does not work is worse than none.
-            let probe = device.context().upload(&[1, 2, 3, 4])?;
-            match device.context().read(&probe)?[..] {
-                [1, 2, 3, 4] => Ok(device),
-                _ => {
-                    Err(Error::OutOfService { gpu: self.index, reason: "memory does not keep what is written".into() })
-                }
-            }
-        }));
-        built.unwrap_or_else(|panic| Err(from_panic(&*panic)))
     }
 }

@@ -78,14 +78,12 @@ pub struct Device {
     plans: HashMap<FftShape, FftPlan>,
     blas: Option<Blas>,
     sparse: Option<Sparse>,
-    generation: u64,
-    reset_reason: String,
     // Last, so that it is dropped after everything that lives in it.
     context: Context,
 }
 
 impl Device {
-    pub(super) fn new(index: usize, generation: u64) -> Result<Self, Error> {
+    pub(super) fn new(index: usize) -> Result<Self, Error> {
         Ok(Self {
             holdings: HashMap::new(),
             regions: HashMap::new(),
@@ -93,8 +91,6 @@ impl Device {
             plans: HashMap::new(),
             blas: None,
             sparse: None,
-            generation,
-            reset_reason: String::new(),
             context: Context::new(index)?,
         })
     }
@@ -107,23 +103,6 @@ impl Device {
     /// What the driver says of this GPU.
     pub fn info(&self) -> &GpuInfo {
         self.context.info()
-    }
-
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    pub(super) fn remember_reset(&mut self, reason: String) {
-        self.reset_reason = reason;
-    }
-
-    /// # Errors
-    /// [`Error::Reset`] if the context was built again since `generation`.
-    pub fn require_generation(&self, generation: u64) -> Result<(), Error> {
-        if generation == self.generation {
-            return Ok(());
-        }
-        Err(Error::Reset { gpu: self.info().index, reason: self.reset_reason.clone() })
     }
 
     /// Compiles CUDA C++ for this GPU, or finds that it was compiled before, and loads it.

@@ -386,17 +386,6 @@ impl Context {
         }
         .doing(what)
     }
-
-    /// Destroys everything that lives in the GPU's primary context, so that a new one can be taken.
-    ///
-    /// # Errors
-    /// What the driver answers: then this process cannot use the GPU again.
-    pub fn reset(index: usize) -> Result<(), Error> {
-        let what = format!("resetting the context of GPU {index}");
-        let device = result::device::get(i32::try_from(index).unwrap_or(i32::MAX)).doing(&what)?;
-        // SAFETY: the device is valid; the caller holds nothing of its context any more (see `device::rebuild`).
-        unsafe { cuda::cuDevicePrimaryCtxReset_v2(device) }.result().doing(what)
-    }
 }
 
 /// Whether the driver exports a symbol: for functions that only newer drivers have.

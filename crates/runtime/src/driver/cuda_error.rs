@@ -21,7 +21,7 @@ pub struct CudaError {
 }
 
 impl CudaError {
-    /// Whether the context is dead: every later call in it would answer the same.
+    /// Whether CUDA is dead in this process: every later call would answer the same.
     ///
     /// CUDA Driver API, `CUresult`: these errors "leave the process in an inconsistent state".
     pub fn is_sticky(&self) -> bool {

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use weft_program::Plan;
 
 use super::{Report, TERMINATION_LOG_BYTES, execute};
@@ -21,12 +22,16 @@ pub async fn main(file: &Path, json: bool, termination_log: &Path) -> u8 {
         Err(sentence) => (Report::failed(sentence), EXIT_INVALID),
         Ok(plan) => {
             let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
+            let (at, present) = watch::channel(None);
             tokio::select! {
-                report = run(plan, folder) => {
+                report = run(plan, folder, at) => {
                     let code = u8::from(report.error.is_some());
                     (report, code)
                 }
-                () = terminated() => (Report::failed("stopped by SIGTERM before it was done"), EXIT_TERMINATED),
+                () = terminated() => {
+                    let step = present.borrow().as_ref().map(|step| format!("in {step}, ")).unwrap_or_default();
+                    (Report::failed(format!("stopped by SIGTERM {step}before it was done")), EXIT_TERMINATED)
+                }
             }
         }
     };
@@ -52,15 +57,15 @@ fn read(file: &Path) -> Result<Plan, String> {
     })
 }
 
-async fn run(plan: Plan, folder: std::path::PathBuf) -> Report {
+async fn run(plan: Plan, folder: std::path::PathBuf, at: watch::Sender<Option<String>>) -> Report {
     if let Err(error) = driver::gpu_count() {
         return Report::failed(error.to_string());
     }
-    let device = match DeviceHandle::start(0).await {
+    let device = match DeviceHandle::start(0, None).await {
         Ok(device) => device,
         Err(error) => return Report::failed(error.to_string()),
     };
-    let done = device.call(move |device| Ok(execute(device, &plan, &folder))).await;
+    let done = device.call(move |device| Ok(execute(device, &plan, &folder, &at))).await;
     done.unwrap_or_else(|error| Report::failed(error.to_string()))
 }
 

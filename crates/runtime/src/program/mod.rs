@@ -11,6 +11,7 @@ mod report;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use tokio::sync::watch;
 use weft_program::{ArgPlan, ArrayId, Expected, FilePlan, Op, Plan, SavePlan, SourceText, StepId, StepPlan, Tolerance};
 
 use crate::Error;
@@ -25,8 +26,9 @@ pub use report::{CheckReport, Rate, Report, SavedReport, StepReport, TERMINATION
 /// How many values of a saved array the report shows.
 const HEAD: usize = 8;
 
-/// Runs `plan`. Never fails as a function: what went wrong is in the report, beside what went right before it.
-pub fn execute(device: &mut Device, plan: &Plan, folder: &Path) -> Report {
+/// Runs `plan`, and says in `present` which step it is at. Never fails as a function: what went wrong is in the report,
+/// beside what went right before it.
+pub fn execute(device: &mut Device, plan: &Plan, folder: &Path, present: &watch::Sender<Option<String>>) -> Report {
     let mut report = Report::default();
     let mut run = match Run::prepare(device, plan, folder) {
         Ok(run) => run,
@@ -36,8 +38,10 @@ pub fn execute(device: &mut Device, plan: &Plan, folder: &Path) -> Report {
         }
     };
     for (i, step) in plan.steps.iter().enumerate() {
+        let name = format!("program.steps[{i}] {:?}", step.name);
+        present.send_replace(Some(name.clone()));
         if let Err(error) = run.step(StepId(i), step, &mut report) {
-            report.fail(format!("program.steps[{i}] {:?}: {error}", step.name));
+            report.fail(format!("{name}: {error}"));
             return report;
         }
     }

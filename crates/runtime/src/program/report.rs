@@ -17,6 +17,9 @@ pub struct Report {
     pub error: Option<String>,
     /// UUIDs of the GPUs that the program could use.
     pub gpus: Vec<String>,
+    /// What the person ought to know about the run, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// The steps that ran, in order, without checks.
     pub steps: Vec<StepReport>,
     /// The checks, in order.
@@ -105,6 +108,12 @@ impl Report {
     /// Settles `ok`, rounds times, and names the GPUs.
     pub fn finish(mut self, gpus: Vec<String>) -> Self {
         self.ok = self.error.is_none();
+        if let [first, _, ..] = gpus.as_slice() {
+            self.note = Some(format!(
+                "a program runs on one GPU: this one had {} and used the first ({first}); ask for 1 GPU a worker",
+                gpus.len()
+            ));
+        }
         self.gpus = gpus;
         for step in &mut self.steps {
             step.seconds = round(step.seconds);
@@ -169,6 +178,9 @@ impl Report {
             let head: Vec<String> = saved.head.iter().map(Value::to_string).collect();
             let _ = writeln!(text, "{} {:?} = {} …  sha256 {}", saved.name, saved.shape, head.join(", "), saved.sha256);
         }
+        if let Some(note) = &self.note {
+            let _ = writeln!(text, "note: {note}");
+        }
         match &self.error {
             Some(error) => {
                 let _ = writeln!(text, "failed: {error}");
@@ -222,6 +234,15 @@ mod tests {
         assert_eq!(value["steps"][0]["rate"]["unit"], "GFLOP/s");
         assert_eq!(value["steps"][0]["seconds"], 1.23457e-4);
         assert!(value.get("truncated").is_none());
+    }
+
+    #[test]
+    fn a_program_on_several_gpus_says_that_it_used_the_first() {
+        let several = report(1, 10).finish(vec!["GPU-1".into(), "GPU-2".into()]);
+        assert!(several.note.as_ref().unwrap().contains("had 2 and used the first (GPU-1)"), "{:?}", several.note);
+        assert!(several.to_text().contains("note: a program runs on one GPU"));
+        assert_eq!(report(1, 10).note, None);
+        assert!(!report(1, 10).to_json(TERMINATION_LOG_BYTES).contains("note"));
     }
 
     #[test]

@@ -53,8 +53,21 @@ pub(super) struct Metrics {
     bytes: Family<Direction, Counter>,
     device_memory: Family<Gpu, Gauge>,
     device_buffers: Family<Gpu, Gauge>,
-    resets: Family<Gpu, Gauge>,
     healthy: Family<Gpu, Gauge>,
+    busy: Family<Gpu, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    queued: Family<Gpu, Gauge>,
+}
+
+/// What a GPU says of itself at the time of a scrape.
+pub(super) struct DeviceState {
+    /// Whether it is in service.
+    pub(super) healthy: bool,
+    /// How long it has been at its present request.
+    pub(super) busy: Duration,
+    /// Requests before it, the present one included.
+    pub(super) queued: usize,
+    /// Free bytes, and bytes in clients' buffers, where it had time to say.
+    pub(super) memory: Option<(u64, u64)>,
 }
 
 impl Metrics {
@@ -64,7 +77,7 @@ impl Metrics {
         let latency = Family::new_with_constructor((|| Histogram::new(LATENCY_SECONDS)) as fn() -> Histogram);
         let (requests, bytes, gpu_seconds) = (Family::default(), Family::default(), Family::default());
         let (device_memory, device_buffers) = (Family::default(), Family::default());
-        let (resets, healthy) = (Family::default(), Family::default());
+        let (healthy, busy, queued) = (Family::default(), Family::default(), Family::default());
         registry.register("clients", "Open connections", clients.clone());
         registry.register("regions", "Open shared-memory regions", regions.clone());
         registry.register_with_unit("region", "Bytes of open regions", Unit::Bytes, region_bytes.clone());
@@ -99,8 +112,18 @@ impl Metrics {
             Unit::Bytes,
             Family::clone(&device_buffers),
         );
-        registry.register("device_resets", "Contexts built again since the start", Family::clone(&resets));
         registry.register("device_healthy", "1 while the GPU is in service", Family::clone(&healthy));
+        registry.register_with_unit(
+            "device_busy",
+            "Time that the GPU has been at its present request, 0 between two",
+            Unit::Seconds,
+            Family::clone(&busy),
+        );
+        registry.register(
+            "device_queue",
+            "Requests that the GPU has before it, the present one included; 64 at most, others wait at their connection",
+            Family::clone(&queued),
+        );
         Self {
             registry,
             clients,
@@ -112,8 +135,9 @@ impl Metrics {
             bytes,
             device_memory,
             device_buffers,
-            resets,
             healthy,
+            busy,
+            queued,
         }
     }
 
@@ -134,12 +158,13 @@ impl Metrics {
         self.bytes.get_or_create(&Direction { direction: "from_gpu" }).inc_by(from_gpu as u64);
     }
 
-    /// What a GPU says of itself at the time of a scrape. `memory`: free bytes, and bytes in clients' buffers.
-    pub(super) fn device(&self, info: &GpuInfo, resets: u64, healthy: bool, memory: Option<(u64, u64)>) {
+    /// Takes in what a GPU says of itself.
+    pub(super) fn device(&self, info: &GpuInfo, state: &DeviceState) {
         let gpu = Gpu { gpu: info.index.to_string(), UUID: info.uuid.clone() };
-        self.resets.get_or_create(&gpu).set(resets as i64);
-        self.healthy.get_or_create(&gpu).set(i64::from(healthy));
-        if let Some((free, buffers)) = memory {
+        self.healthy.get_or_create(&gpu).set(i64::from(state.healthy));
+        self.busy.get_or_create(&gpu).set(state.busy.as_secs_f64());
+        self.queued.get_or_create(&gpu).set(state.queued as i64);
+        if let Some((free, buffers)) = state.memory {
             self.device_memory.get_or_create(&gpu).set(free as i64);
             self.device_buffers.get_or_create(&gpu).set(buffers as i64);
         }

@@ -37,6 +37,8 @@ use socket::Socket;
 
 /// After SIGTERM, requests under way get this long. kubelet kills after 30 s by default.
 const DRAIN: Duration = Duration::from_secs(10);
+/// After a GPU went out of service, answers under way get this long to reach their clients.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Options of `weft-runtime serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,6 +52,10 @@ pub struct Options {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, env = "WEFT_METRICS_LISTEN", default_value = "0.0.0.0:9401")]
     pub metrics_listen: SocketAddr,
+    /// How long one request may keep a GPU, its wait in the queue not counted; 0: for ever. CUDA cannot stop a kernel, so
+    /// the runtime then says so and ends, for kubelet to start it again.
+    #[arg(long, env = "WEFT_OPERATION_TIMEOUT", default_value_t = 600, value_name = "SECONDS")]
+    pub operation_timeout: u64,
 }
 
 /// Why the runtime cannot serve, or stopped.
@@ -89,8 +95,9 @@ async fn serve(options: Options) -> Result<(), ServeError> {
     let folder = SharedFolder::open(&options.shm_dir)?;
     let count = driver::gpu_count()?;
     let mut devices = Vec::with_capacity(count);
+    let limit = (options.operation_timeout > 0).then(|| Duration::from_secs(options.operation_timeout));
     for index in 0..count {
-        let device = DeviceHandle::start(index).await?;
+        let device = DeviceHandle::start(index, limit).await?;
         let info = device.info();
         tracing::info!(gpu = index, uuid = info.uuid, name = info.name, "GPU taken");
         devices.push(device);
@@ -100,7 +107,6 @@ async fn serve(options: Options) -> Result<(), ServeError> {
     }
 
     let metrics = Arc::new(Metrics::new());
-    let health: Vec<watch::Receiver<Health>> = devices.iter().map(DeviceHandle::health).collect();
     let listener = TcpListener::bind(options.metrics_listen)
         .await
         .map_err(|error| ServeError::Metrics { address: options.metrics_listen, error })?;
@@ -114,7 +120,7 @@ async fn serve(options: Options) -> Result<(), ServeError> {
     let connections = socket.bind(devices.clone(), metrics.clone(), stopping.clone())?;
     tracing::info!(socket = %options.socket.display(), metrics = %pages_at, gpus = count, "serving");
 
-    let service = Service::new(devices, folder, metrics);
+    let service = Service::new(devices.clone(), folder, metrics);
     let mut until = stopping;
     let server = Server::builder().add_service(RuntimeServer::new(service)).serve_with_incoming_shutdown(
         connections,
@@ -133,13 +139,15 @@ async fn serve(options: Options) -> Result<(), ServeError> {
         }
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        error = first_out_of_service(health) => Some(error),
+        error = first_out_of_service(&devices) => Some(error),
     };
     stop.send_replace(true);
-    pages.abort();
     if let Some(error) = out_of_service {
+        // Whoever waits for that GPU is answered at once; whoever waits for another gets a moment.
+        let _cut_off = tokio::time::timeout(LAST_WORDS, server).await;
         return Err(error.into());
     }
+    pages.abort();
     tracing::info!("stopping: requests under way are finished");
     match tokio::time::timeout(DRAIN, server).await {
         Ok(Ok(ended)) => ended?,
@@ -150,23 +158,14 @@ async fn serve(options: Options) -> Result<(), ServeError> {
 }
 
 /// Waits until a GPU cannot be used any more. The process then ends, and kubelet starts a fresh one.
-async fn first_out_of_service(health: Vec<watch::Receiver<Health>>) -> Error {
-    let (found, mut first) = tokio::sync::mpsc::channel(1);
-    for (gpu, mut health) in health.into_iter().enumerate() {
-        let found = found.clone();
-        tokio::spawn(async move {
-            let reason = match health.wait_for(|health| matches!(health, Health::OutOfService(_))).await.as_deref() {
-                Ok(Health::OutOfService(reason)) => reason.clone(),
-                // While the service lives, the thread ends by itself only if it panicked.
-                Ok(Health::Serving) | Err(_) => "its thread has ended".to_owned(),
-            };
-            // Full means that another GPU was first.
-            let _ = found.try_send(Error::OutOfService { gpu, reason });
-        });
-    }
-    drop(found);
-    match first.recv().await {
-        Some(error) => error,
-        None => std::future::pending().await,
-    }
+async fn first_out_of_service(devices: &[DeviceHandle]) -> Error {
+    let gone = devices.iter().map(|device| {
+        Box::pin(async move {
+            // An error means that the thread has ended, which while the service lives it does only by a panic.
+            let mut health = device.health();
+            drop(health.wait_for(|health| *health != Health::Serving).await);
+            device.out_of_service()
+        })
+    });
+    futures::future::select_all(gone).await.0
 }

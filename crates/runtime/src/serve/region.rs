@@ -73,7 +73,7 @@ pub(super) struct Region {
     number: u64,
     place: Place,
     bytes: usize,
-    // Keeps the addresses ours: the home GPU drops its hold on a reset, while another GPU may still copy.
+    // Keeps the addresses ours: the home GPU drops its hold when it goes out of service, while another may still copy.
     _map: Arc<MmapRaw>,
     // Held for its Drop.
     _pinning: Pinning,

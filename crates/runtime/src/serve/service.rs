@@ -190,7 +190,7 @@ fn status(error: &Error) -> Status {
         }
         Error::Cuda { error, .. } if error.is_out_of_memory() => Code::ResourceExhausted,
         Error::Cuda { .. } => Code::Internal,
-        Error::Reset { .. } => Code::Aborted,
+        Error::Stuck { .. } => Code::DeadlineExceeded,
         Error::OutOfService { .. } => Code::Unavailable,
     };
     Status::new(code, error.to_string())
@@ -204,7 +204,7 @@ fn code_name(code: Code) -> &'static str {
         Code::NotFound => "NOT_FOUND",
         Code::FailedPrecondition => "FAILED_PRECONDITION",
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::Aborted => "ABORTED",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::Unavailable => "UNAVAILABLE",
         _ => "INTERNAL",
     }

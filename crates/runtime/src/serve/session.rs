@@ -35,8 +35,6 @@ pub(super) enum Held {
 pub(super) struct Session {
     number: u64,
     devices: Arc<[DeviceHandle]>,
-    /// The generations of the devices when the connection came.
-    generations: Vec<u64>,
     held: Mutex<HashMap<u64, Held>>,
     regions: Mutex<HashMap<u64, Arc<Region>>>,
     metrics: Arc<Metrics>,
@@ -45,41 +43,34 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(devices: Arc<[DeviceHandle]>, metrics: Arc<Metrics>) -> Self {
         metrics.clients.inc();
-        let generations = devices.iter().map(DeviceHandle::generation).collect();
         let number = next_number();
         tracing::debug!(session = number, "client connected");
-        Self { number, devices, generations, held: Mutex::default(), regions: Mutex::default(), metrics }
+        Self { number, devices, held: Mutex::default(), regions: Mutex::default(), metrics }
     }
 
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    fn device(&self, gpu: usize) -> Result<(&DeviceHandle, u64), Error> {
-        match (self.devices.get(gpu), self.generations.get(gpu)) {
-            (Some(device), Some(generation)) => Ok((device, *generation)),
-            _ => Err(Error::NoSuchGpu { asked: u32::try_from(gpu).unwrap_or(u32::MAX), count: self.devices.len() }),
-        }
+    fn device(&self, gpu: usize) -> Result<&DeviceHandle, Error> {
+        self.devices.get(gpu).ok_or_else(|| Error::NoSuchGpu {
+            asked: u32::try_from(gpu).unwrap_or(u32::MAX),
+            count: self.devices.len(),
+        })
     }
 
-    /// Runs `job` on a GPU's thread, unless the context was built again since the connection came.
+    /// Runs `job` on a GPU's thread.
     pub(super) async fn call<T, F>(&self, gpu: usize, job: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&mut Device) -> Result<T, Error> + Send + 'static,
     {
-        let (device, generation) = self.device(gpu)?;
-        device
-            .call(move |device| {
-                device.require_generation(generation)?;
-                job(device)
-            })
-            .await
+        self.device(gpu)?.call(job).await
     }
 
     /// The GPU on whose thread regions are pinned. The pinning holds for all GPUs.
     pub(super) fn home(&self) -> Result<&DeviceHandle, Error> {
-        self.device(0).map(|(device, _)| device)
+        self.device(0)
     }
 
     pub(super) fn hold(&self, handle: u64, held: Held) {
@@ -103,11 +94,6 @@ impl Session {
     }
 
     pub(super) fn region(&self, handle: u64) -> Result<Arc<Region>, Error> {
-        // Pinned in the context of the first GPU: gone with it.
-        let (home, generation) = self.device(0)?;
-        if home.generation() != generation {
-            return Err(Error::Reset { gpu: 0, reason: "regions are pinned in the context of GPU 0".to_owned() });
-        }
         lock(&self.regions).get(&handle).cloned().ok_or(Error::UnknownHandle { kind: "region", handle })
     }
 

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -90,6 +91,8 @@ pub struct Server {
     child: Child,
     folder: tempfile::TempDir,
     metrics: SocketAddr,
+    /// What it says after it has begun to serve.
+    says: Option<JoinHandle<String>>,
 }
 
 impl Server {
@@ -97,9 +100,13 @@ impl Server {
         Self::start_in(folder())
     }
 
-    /// Starts and waits until it serves.
     pub fn start_in(folder: tempfile::TempDir) -> Self {
-        let mut child = Self::command(folder.path()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_with(folder, &[])
+    }
+
+    /// Starts and waits until it serves.
+    pub fn start_with(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let mut child = Self::command(folder.path()).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut heard = String::new();
         let metrics = loop {
@@ -112,8 +119,11 @@ impl Server {
             heard.push('\n');
         };
         // Whatever it says later must be read, or it would wait for a reader.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
-        Self { child, folder, metrics }
+        let says = std::thread::spawn(move || {
+            let said: Vec<String> = lines.map_while(Result::ok).inspect(|line| eprintln!("{line}")).collect();
+            said.join("\n")
+        });
+        Self { child, folder, metrics, says: Some(says) }
     }
 
     pub fn command(folder: &Path) -> Command {
@@ -174,6 +184,13 @@ impl Server {
     pub fn terminate(mut self) -> i32 {
         signal(self.child.id(), "TERM");
         self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    /// Waits until it ends by itself. Returns its exit code, what it said, and the folder with what it left.
+    pub fn ends(mut self) -> (i32, String, tempfile::TempDir) {
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        let said = self.says.take().unwrap().join().unwrap();
+        (code, said, std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap()))
     }
 
     /// Kills it as the kernel does, and returns the folder with what it left.
