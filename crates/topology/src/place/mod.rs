@@ -26,6 +26,7 @@ mod explain;
 mod pack;
 mod ranks;
 mod room;
+mod several;
 mod solve;
 mod table;
 
