@@ -69,7 +69,7 @@ fn cut(node: &Node, free: GpuSet, each: usize, workers: usize) -> (Vec<GpuSet>, 
             while let Some(lowest) = rest.lowest() {
                 let all = rest.bits() as usize;
                 let mut block = None;
-                each_subset(all & !(1 << lowest), each - 1, 1 << lowest, &mut |set| {
+                each_subset(all & !(1 << lowest), each - 1, 1 << lowest, None, &mut |set| {
                     if block.is_none() && tables.within[set] + packing[all ^ set] == packing[all] {
                         block = Some(set);
                     }
