@@ -1,11 +1,10 @@
 //! A node in the cluster, with what follows from the claims on it.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 
+use crate::cluster::Claims;
 use crate::tree::mix;
-use crate::{Claim, DomainName, GpuSet, Member, NodeName, Owner, Resources, Standing};
+use crate::{DomainName, GpuSet, Member, NodeName, Resources, Standing};
 
 /// A node, its place in the levels and what of it is left.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,11 +30,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(
-        member: Member,
-        path: Box<[Option<DomainName>]>,
-        claims: Option<&BTreeMap<Owner, Arc<Claim>>>,
-    ) -> Self {
+    pub(crate) fn new(member: Member, path: Box<[Option<DomainName>]>, claims: Option<&Claims>) -> Self {
         let (taken, planned, spare) = (GpuSet::EMPTY, GpuSet::EMPTY, Resources::new());
         let whole = member.node.positions(|gpu| gpu.mig_profile.is_none());
         let mut hasher = DefaultHasher::new();
@@ -82,12 +77,12 @@ impl Seat {
         self.taken.is_empty() && self.planned.is_empty() && self.unidentified == 0
     }
 
-    pub(crate) fn count(&mut self, claims: Option<&BTreeMap<Owner, Arc<Claim>>>) {
+    pub(crate) fn count(&mut self, claims: Option<&Claims>) {
         self.taken = GpuSet::EMPTY;
         self.planned = GpuSet::EMPTY;
         self.unidentified = 0;
         self.spare = self.member.allocatable.clone();
-        for claim in claims.into_iter().flat_map(BTreeMap::values) {
+        for claim in claims.into_iter().flat_map(Claims::values) {
             // A GPU that the node no longer has is not there to be counted.
             let gpus: GpuSet = claim.gpus.iter().filter_map(|uuid| self.member.node.position(uuid.as_str())).collect();
             if claim.planned {

@@ -1,23 +1,30 @@
 //! The tree of domains over the nodes, with sums that change along one path per event.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::pages::Pages;
+use crate::trie::Trie;
 use crate::{DomainName, NodeName, Seat};
 
 /// The whole cluster: the domain above all levels.
 pub(crate) const ROOT: u32 = 0;
 
-/// Domains and seats by number. Numbers of what was removed are used again.
+/// Domains and seats by number. Numbers of what was removed are used again. A clone shares everything until it changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
     levels: usize,
-    domains: Vec<Arc<Domain>>,
-    seats: Vec<Option<Arc<Seat>>>,
-    parents: Vec<u32>,
-    by_name: BTreeMap<NodeName, u32>,
+    domains: Pages<Arc<Domain>>,
+    seats: Pages<Place>,
+    by_name: Trie<NodeName, u32>,
     unused_domains: Vec<u32>,
     unused_seats: Vec<u32>,
+}
+
+/// A place for a seat, and the innermost domain that it is in.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    seat: Option<Arc<Seat>>,
+    parent: u32,
 }
 
 /// One domain.
@@ -39,15 +46,23 @@ pub(crate) struct Domain {
     pub(crate) busy: u32,
     /// How many nodes below have so many whole GPUs for new work, by that number; not longer than needed.
     pub(crate) by_free: Vec<u32>,
+    /// Room for workers of one, two, … whole GPUs each, as [`Self::room`] says it.
+    rooms: [u32; SUMMED],
     /// Sum over the nodes below, so equal for domains that hold the same in any order. (Different ones are equal with a
     /// chance of 2⁻⁶⁴.)
     pub(crate) signature: u64,
 }
 
+/// Sizes of workers for which each domain keeps the sum of the room: those that machines of eight GPUs can take.
+const SUMMED: usize = 8;
+
 impl Domain {
     /// Room for workers of so many whole GPUs each that ask for nothing else.
     pub(crate) fn room(&self, gpus: u32) -> u32 {
         let gpus = gpus.max(1);
+        if let Some(&room) = self.rooms.get(gpus as usize - 1) {
+            return room;
+        }
         let from = self.by_free.iter().enumerate().skip(gpus as usize);
         from.map(|(free, &nodes)| nodes.saturating_mul(free as u32 / gpus)).fold(0, u32::saturating_add)
     }
@@ -73,28 +88,29 @@ pub(crate) struct Key {
 
 impl Tree {
     pub(crate) fn new(levels: usize) -> Self {
+        let mut domains = Pages::new();
+        domains.push(Arc::new(Domain::default()));
         Self {
             levels,
-            domains: vec![Arc::new(Domain::default())],
-            seats: Vec::new(),
-            parents: Vec::new(),
-            by_name: BTreeMap::new(),
+            domains,
+            seats: Pages::new(),
+            by_name: Trie::new(),
             unused_domains: Vec::new(),
             unused_seats: Vec::new(),
         }
     }
 
     pub(crate) fn domain(&self, id: u32) -> &Domain {
-        &self.domains[id as usize]
+        &self.domains[id]
     }
 
     /// A seat by a number taken from this tree.
     pub(crate) fn seat(&self, id: u32) -> Option<&Seat> {
-        self.seats[id as usize].as_deref()
+        self.seats[id].seat.as_deref()
     }
 
     pub(crate) fn parent_of_seat(&self, id: u32) -> u32 {
-        self.parents[id as usize]
+        self.seats[id].parent
     }
 
     pub(crate) fn seat_id(&self, name: &NodeName) -> Option<u32> {
@@ -105,8 +121,11 @@ impl Tree {
         self.seat(self.seat_id(name)?)
     }
 
+    /// Sorted anew each time, O(n·log n).
     pub(crate) fn seats_by_name(&self) -> impl Iterator<Item = &Seat> {
-        self.by_name.values().filter_map(|&id| self.seat(id))
+        let mut seats: Vec<&Seat> = self.by_name.iter().filter_map(|(_, &id)| self.seat(id)).collect();
+        seats.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        seats.into_iter()
     }
 
     /// One more than the highest number of a seat.
@@ -165,7 +184,7 @@ impl Tree {
             self.remove(&name);
         }
         if let Some(id) = self.seat_id(&name) {
-            let old = self.seats[id as usize].replace(Arc::new(seat));
+            let old = self.seats[id].seat.replace(Arc::new(seat));
             self.adjust(id, old.as_deref());
             return;
         }
@@ -173,24 +192,22 @@ impl Tree {
         let id = match self.unused_seats.pop() {
             Some(id) => id,
             None => {
-                self.seats.push(None);
-                self.parents.push(ROOT);
+                self.seats.push(Place::default());
                 (self.seats.len() - 1) as u32
             }
         };
-        self.seats[id as usize] = Some(Arc::new(seat));
-        self.parents[id as usize] = parent;
+        self.seats[id] = Place { seat: Some(Arc::new(seat)), parent };
         let position =
             self.domain(parent).seats.partition_point(|&other| self.seat(other).is_some_and(|s| *s.name() < name));
         self.domain_mut(parent).seats.insert(position, id);
-        self.by_name.insert(name, id);
+        self.by_name.insert(&name, id);
         self.adjust(id, None);
     }
 
     /// Takes a seat out, and the domains that this leaves empty. False if there was none.
     pub(crate) fn remove(&mut self, name: &NodeName) -> bool {
         let Some(id) = self.by_name.remove(name) else { return false };
-        let old = self.seats[id as usize].take();
+        let old = self.seats[id].seat.take();
         self.adjust(id, old.as_deref());
         let mut at = self.parent_of_seat(id);
         self.domain_mut(at).seats.retain(|&other| other != id);
@@ -207,10 +224,10 @@ impl Tree {
     /// Changes a seat in place.
     pub(crate) fn change(&mut self, name: &NodeName, change: impl FnOnce(&mut Seat)) {
         let Some(id) = self.seat_id(name) else { return };
-        let Some(mut seat) = self.seats[id as usize].take() else { return };
+        let Some(mut seat) = self.seats[id].seat.take() else { return };
         let before = Sums::of(Some(&seat));
         change(Arc::make_mut(&mut seat));
-        self.seats[id as usize] = Some(seat);
+        self.seats[id].seat = Some(seat);
         self.apply(id, before);
     }
 
@@ -226,7 +243,7 @@ impl Tree {
                     let domain = Arc::new(Domain { key, parent: at, depth: Some(depth), ..Domain::default() });
                     let id = match self.unused_domains.pop() {
                         Some(id) => {
-                            self.domains[id as usize] = domain;
+                            self.domains[id] = domain;
                             id
                         }
                         None => {
@@ -243,7 +260,7 @@ impl Tree {
     }
 
     fn domain_mut(&mut self, id: u32) -> &mut Domain {
-        Arc::make_mut(&mut self.domains[id as usize])
+        Arc::make_mut(&mut self.domains[id])
     }
 
     fn adjust(&mut self, id: u32, old: Option<&Seat>) {
@@ -263,6 +280,9 @@ impl Tree {
             domain.free = domain.free + now.free - before.free;
             domain.busy = domain.busy + now.busy - before.busy;
             domain.signature = domain.signature.wrapping_add(now.signature).wrapping_sub(before.signature);
+            for (gpus, room) in (1..).zip(&mut domain.rooms) {
+                *room = *room + now.whole / gpus - before.whole / gpus;
+            }
             if before.nodes > 0 {
                 domain.by_free[before.whole as usize] -= 1;
             }
