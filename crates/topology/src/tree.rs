@@ -48,7 +48,7 @@ pub(crate) struct Domain {
     pub(crate) by_free: Vec<u32>,
     /// Room for workers of one, two, … whole GPUs each, as [`Self::room`] says it.
     rooms: [u32; SUMMED],
-    /// Sum over the nodes below, so equal for domains that hold the same in any order. (Different ones are equal with a
+    /// Sum over what is right below, so equal for domains that hold the same in any order. (Different ones are equal with a
     /// chance of 2⁻⁶⁴.)
     pub(crate) signature: u64,
 }
@@ -274,12 +274,17 @@ impl Tree {
             return;
         }
         let mut at = self.parent_of_seat(id);
+        let (mut look_before, mut look_now) = (before.signature, now.signature);
         loop {
             let domain = self.domain_mut(at);
+            let look = domain.signature;
             domain.nodes = domain.nodes + now.nodes - before.nodes;
             domain.free = domain.free + now.free - before.free;
             domain.busy = domain.busy + now.busy - before.busy;
-            domain.signature = domain.signature.wrapping_add(now.signature).wrapping_sub(before.signature);
+            domain.signature = look.wrapping_add(look_now).wrapping_sub(look_before);
+            // What a domain adds above is mixed, so that it matters what lies together. An empty one adds nothing.
+            let mixed = |look: u64| if look == 0 { 0 } else { mix(look) };
+            (look_before, look_now) = (mixed(look), mixed(domain.signature));
             for (gpus, room) in (1..).zip(&mut domain.rooms) {
                 *room = *room + now.whole / gpus - before.whole / gpus;
             }

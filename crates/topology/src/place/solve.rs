@@ -73,7 +73,8 @@ impl<'a> Search<'a> {
         if wanted > 1 {
             self.several(workers)
         } else {
-            let candidates = self.candidates(self.question.required);
+            let bound = self.question.bound_to.or(self.question.asks.iter().find_map(|ask| ask.bound_to));
+            let candidates = if bound.is_some() { self.candidates(self.question.required) } else { Vec::new() };
             self.best_of(&candidates, workers)
         }
     }
@@ -114,8 +115,14 @@ impl<'a> Search<'a> {
         let ask = &self.question.asks[group];
         let top = Place::Domain(ROOT);
         let mut spread = Spread::new(&self.start, ask, &mut self.packer, self.eligible, levels, top);
-        let places = candidates.iter().flat_map(|&candidate| within(&self.start, candidate, ask)).collect();
-        let (cost, one) = spread.best(places, workers[group])?;
+        let (cost, one) = if self.question.bound_to.is_none() && ask.bound_to.is_none() {
+            // One domain of the innermost level required is one of each further out, too.
+            let outermost = self.question.required.max(ask.required).map_or(0, |depth| depth + 1);
+            spread.best_within(&[top], outermost, workers[group])?
+        } else {
+            let places = candidates.iter().flat_map(|&candidate| within(&self.start, candidate, ask)).collect();
+            spread.best(places, workers[group])?
+        };
         let exact = spread.exact;
         found.cost = cost;
         found.splits[group] = one;
