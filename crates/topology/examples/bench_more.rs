@@ -1,6 +1,6 @@
 //! What `bench` leaves out: node selectors and other resources, events after snapshots, memory, and wirings without symmetry.
 //!
-//! `cargo run --release -p weft-topology --example bench_more [-- --json] [-- one NODES FILL WORKERS GPUS REPEATS]`
+//! `cargo run --release -p weft-topology --example bench_more [-- --json] [-- one NODES FILL WORKERS GPUS REPEATS [resources]]`
 //!
 //! The lines are those of `bench`. Times are those of the measuring thread's processor clock, so that other work on the
 //! machine does not count; reading it costs some 0.3 µs, which is in the figures. `one` repeats a single decision and prints
@@ -177,12 +177,15 @@ fn allocate(report: &Report) {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let report = Report { json: arguments.iter().any(|argument| argument == "--json") };
-    if let [one, nodes, fill, workers, gpus, repeats] = arguments.as_slice()
+    if let [one, nodes, fill, workers, gpus, repeats, more @ ..] = arguments.as_slice()
         && one == "one"
     {
         let number = |text: &String| text.parse().unwrap_or_else(|_| fail(&format!("{text} is no number")));
         let cluster = cluster(number(nodes) as u32, number(fill));
-        let gang = gang(number(workers) as u32, number(gpus) as u32);
+        let mut gang = gang(number(workers) as u32, number(gpus) as u32);
+        if !more.is_empty() {
+            gang.groups[0].resources = Resources::new().with("cpu", 16_000).with("pods", 1);
+        }
         (0..number(repeats) as u32).for_each(|_| drop(black_box(place(&cluster, &gang))));
         return;
     }

@@ -23,6 +23,10 @@ pub struct Seat {
     pub spare: Resources,
     /// Whole GPUs, as against MIG devices.
     pub(crate) whole: GpuSet,
+    /// Healthy GPUs that nobody is known to hold or plan.
+    free: GpuSet,
+    /// How many whole GPUs can still be given away to new work.
+    free_whole: u32,
     /// What the hardware adds to the signature.
     hardware: u64,
     /// Equal for nodes on which every gang finds the same.
@@ -39,7 +43,19 @@ impl Seat {
             (&gpu.product, &gpu.mig_profile).hash(&mut hasher);
         }
         let hardware = hasher.finish();
-        let mut seat = Self { member, path, taken, planned, unidentified: 0, spare, whole, hardware, signature: 0 };
+        let mut seat = Self {
+            member,
+            path,
+            taken,
+            planned,
+            unidentified: 0,
+            spare,
+            whole,
+            free: GpuSet::EMPTY,
+            free_whole: 0,
+            hardware,
+            signature: 0,
+        };
         seat.count(claims);
         seat
     }
@@ -51,20 +67,17 @@ impl Seat {
 
     /// Healthy GPUs that nobody is known to hold or plan.
     pub fn free(&self) -> GpuSet {
-        self.member.node.healthy().difference(self.taken).difference(self.planned)
+        self.free
     }
 
     /// How many GPUs can still be given away: the free ones less those held without it being known which.
     pub fn free_count(&self) -> u32 {
-        (self.free().len() as u32).saturating_sub(self.unidentified)
+        (self.free.len() as u32).saturating_sub(self.unidentified)
     }
 
     /// How many whole GPUs can still be given away to new work.
     pub(crate) fn free_whole(&self) -> u32 {
-        match self.member.standing {
-            Standing::Ready => (self.free().intersection(self.whole).len() as u32).saturating_sub(self.unidentified),
-            Standing::NotReady | Standing::Cordoned => 0,
-        }
+        self.free_whole
     }
 
     /// Room for workers of so many whole GPUs each that ask for nothing else.
@@ -94,6 +107,11 @@ impl Seat {
             self.spare.subtract(&claim.resources);
         }
         self.planned = self.planned.difference(self.taken);
+        self.free = self.member.node.healthy().difference(self.taken).difference(self.planned);
+        self.free_whole = match self.member.standing {
+            Standing::Ready => (self.free.intersection(self.whole).len() as u32).saturating_sub(self.unidentified),
+            Standing::NotReady | Standing::Cordoned => 0,
+        };
         let state = u64::from(self.unidentified) << 2 | u64::from(self.is_idle()) << 1;
         let state = state | u64::from(self.member.standing == Standing::Ready);
         self.signature = mix(self.hardware ^ mix(self.free().bits() ^ mix(state)));

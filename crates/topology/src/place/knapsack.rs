@@ -22,6 +22,7 @@ use std::rc::Rc;
 
 use super::ranks::Place;
 use super::table::{Split, Spread, packed};
+use crate::tree::BuildMixing;
 
 /// Above this many steps of the dynamic programme (some 0.1 ms) a domain is split greedily, largest room first.
 const MOST_STEPS: u64 = 20_000;
@@ -37,6 +38,8 @@ type Row<const W: usize> = [i64; W];
 #[derive(Clone, Copy)]
 struct Part {
     place: Place,
+    /// The most that it has room for.
+    room: u32,
     least: u32,
     most: u32,
     /// Whether nothing is allowed, too.
@@ -90,7 +93,7 @@ struct Run<const W: usize> {
     layout: Layout,
     steps: u64,
     /// By signature of a domain, least and most workers.
-    known: HashMap<(u64, u32, u32), Rows<W>>,
+    known: HashMap<(u64, u32, u32), Rows<W>, BuildMixing>,
 }
 
 /// The programme took too many steps.
@@ -110,10 +113,9 @@ impl Spread<'_, '_> {
             }
         };
         let parts = self.parts(id, workers, workers)?;
-        if parts.iter().map(|part| u64::from(self.vacancy.room(part.place))).sum::<u64>() == u64::from(workers) {
+        if parts.iter().map(|part| u64::from(part.room)).sum::<u64>() == u64::from(workers) {
             // Every child is full: there is nothing to choose.
-            return parts.into_iter().try_for_each(|Part { place, .. }| {
-                let room = self.vacancy.room(place);
+            return parts.into_iter().try_for_each(|Part { place, room, .. }| {
                 if room < self.vacancy.due(place) { None } else { self.fill(place, room, split) }
             });
         }
@@ -143,7 +145,7 @@ impl Spread<'_, '_> {
         let children = domain.children.iter().map(|&id| Place::Domain(id));
         for place in children.chain(domain.seats.iter().map(|&id| Place::Seat(id))) {
             let (room, due) = (self.vacancy.room(place), self.vacancy.due(place));
-            let part = Part { place, least: due.max(1), most: room.min(high), optional: due == 0 };
+            let part = Part { place, room, least: due.max(1), most: room.min(high), optional: due == 0 };
             if part.least <= part.most {
                 parts.push(part);
             } else if !part.optional {
@@ -153,7 +155,7 @@ impl Spread<'_, '_> {
         if self.begun {
             return Some(parts);
         }
-        let mut rooms: Vec<u32> = parts.iter().map(|part| self.vacancy.room(part.place)).collect();
+        let mut rooms: Vec<u32> = parts.iter().map(|part| part.room).collect();
         rooms.sort_unstable_by(|a, b| b.cmp(a));
         // For each number of children that is the fewest for some number of workers: the room of the last of the roomiest,
         // and how much more than needed they have together at most.
@@ -170,9 +172,9 @@ impl Spread<'_, '_> {
             return None;
         }
         parts.retain_mut(|part| {
-            let room = self.vacancy.room(part.place);
             // What the roomiest others leave to this one.
-            let least = fewest.iter().map(|&(last, more)| room.max(last) - more).filter(|&least| least <= room).min();
+            let least = fewest.iter().map(|&(last, more)| part.room.max(last) - more);
+            let least = least.filter(|&least| least <= part.room).min();
             part.least = least.unwrap_or(u32::MAX);
             part.least <= part.most
         });
@@ -186,7 +188,7 @@ impl Spread<'_, '_> {
         parts: &[Part],
         workers: u32,
     ) -> Result<Option<Vec<u32>>, TooLong> {
-        let mut run = Run::<W> { layout, steps: 0, known: HashMap::new() };
+        let mut run = Run::<W> { layout, steps: 0, known: HashMap::default() };
         if let Some(each) = alike(parts) {
             if !workers.is_multiple_of(each) {
                 return Ok(None);

@@ -12,7 +12,6 @@
 //! be better than that one with all its nodes.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
 use std::rc::Rc;
 
@@ -21,7 +20,7 @@ use super::pack::{Packed, Packer};
 use super::ranks::Place;
 use super::room::{Ask, State};
 use super::vacancy::Vacancy;
-use crate::tree::{ROOT, mix};
+use crate::tree::{BuildMixing, ROOT, mix};
 
 /// Where the terms of the objective are in its vector, for a cluster of some number of levels.
 #[derive(Clone, Copy)]
@@ -73,15 +72,21 @@ struct Candidate {
     bound: Bound,
     order: u128,
     place: Place,
+    /// Which child of the domain above it is, if others that look alike come after it.
+    nth: Option<usize>,
 }
 
-/// What domains of one look cost at least.
+/// What a domain costs at least, as far as that is known from others.
+#[derive(Clone)]
 enum Floor {
-    NotAsked,
-    /// They have no room.
+    Unknown,
+    /// Nothing in it can be the best.
     None,
-    Cost(Vec<i64>),
+    Cost(Rc<[i64]>),
 }
+
+/// By signature of a domain: for each bound, which tells where it lies, its floor once that was asked for.
+type Floors = HashMap<u64, Vec<(Bound, Option<Floor>)>, BuildMixing>;
 
 /// The placing of one group on the cluster as it is in one state.
 pub(super) struct Spread<'s, 'a> {
@@ -174,33 +179,47 @@ impl<'s, 'a> Spread<'s, 'a> {
         for (nth, &place) in places.iter().enumerate() {
             if self.may_hold(place, workers) {
                 let bound = self.bound(self.outside(place, workers), place, level, workers);
-                open.push(Reverse(Candidate { bound, order: ranked(0, 0, nth), place }));
+                open.push(Reverse(Candidate { bound, order: ranked(0, 0, nth), place, nth: None }));
             }
         }
         let mut best: Option<(Vec<i64>, Split, u128)> = None;
-        let mut floors = HashMap::new();
-        while let Some(Reverse(Candidate { bound, order, place })) = open.pop() {
+        let mut floors = Floors::default();
+        while let Some(Reverse(candidate)) = open.pop() {
+            let Candidate { bound, order, place, nth } = candidate;
             if best.as_ref().is_some_and(|(cost, ..)| bound > self.compared(cost)) {
                 break;
             }
-            if self.may_skip(place, bound, level, workers, best.as_ref().map(|best| &best.0), &mut floors) {
+            let floor = self.floor(place, bound, level, workers, &mut floors);
+            if let Floor::Cost(cost) = &floor
+                && self.compared(cost) > bound
+            {
+                open.push(Reverse(Candidate { bound: self.compared(cost), ..candidate }));
                 continue;
             }
+            if let Some(nth) = nth {
+                self.open_next(place, nth + 1, (bound, order), workers, &mut open);
+            }
             let at = self.level(place);
-            if at < level {
-                let Place::Domain(id) = place else { continue };
-                self.open(id, at + 1, (bound, order), level, workers, &mut open);
-            } else if self.vacancy.is_labelled(place)
-                && let Some((cost, split)) = self.solved(place, workers)
-                && best.as_ref().is_none_or(|best| (&cost, order) < (&best.0, best.2))
-            {
-                best = Some((cost, split, order));
+            match (floor, place) {
+                (Floor::None, _) => {}
+                (Floor::Cost(cost), _) if best.as_ref().is_some_and(|best| (&*cost, order) >= (&best.0, best.2)) => {}
+                (_, Place::Domain(id)) if at < level => {
+                    self.open(id, at + 1, (bound, order), level, workers, &mut open);
+                }
+                _ if !self.vacancy.is_labelled(place) => {}
+                _ => {
+                    if let Some((cost, split)) = self.solved(place, workers)
+                        && best.as_ref().is_none_or(|best| (&cost, order) < (&best.0, best.2))
+                    {
+                        best = Some((cost, split, order));
+                    }
+                }
             }
         }
         best.map(|(cost, split, _)| (cost, split))
     }
 
-    /// Puts what lies right below a domain in its place.
+    /// Puts what lies right below a domain in its place: of neighbours that look alike, the first.
     fn open(
         &self,
         id: u32,
@@ -212,33 +231,50 @@ impl<'s, 'a> Spread<'s, 'a> {
     ) {
         let tree = self.state.tree;
         let domain = tree.domain(id);
-        // Neighbours often look alike, and then they cost the same at least.
-        let mut last: Option<(u64, Bound)> = None;
+        let mut last = None;
         for (nth, &child) in domain.children.iter().enumerate() {
             let place = Place::Domain(child);
             if !self.may_hold(place, workers) {
                 continue;
             }
-            let signature = tree.domain(child).signature;
-            let bound = match last {
-                Some((same, bound)) if same == signature && !self.begun => {
-                    if self.skips_alike() && self.vacancy.is_plain() {
-                        continue;
-                    }
-                    bound
-                }
-                _ => self.bound(above, place, level, workers),
-            };
-            last = Some((signature, bound));
-            open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place }));
+            // They cost the same at least, unless the gang is in one of them.
+            let look = (!self.begun && self.ask.slices.is_empty()).then(|| tree.domain(child).signature);
+            if look.is_none() || look != last {
+                let bound = self.bound(above, place, level, workers);
+                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: look.and(Some(nth)) }));
+            }
+            last = look;
         }
         for (nth, &seat) in domain.seats.iter().enumerate() {
             let place = Place::Seat(seat);
             if self.may_hold(place, workers) {
                 let bound = self.bound(above, place, level, workers);
-                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place }));
+                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: None }));
             }
         }
+    }
+
+    /// Puts the next domain that looks like its neighbour after it.
+    fn open_next(
+        &self,
+        place: Place,
+        from: usize,
+        (bound, order): (Bound, u128),
+        workers: u32,
+        open: &mut BinaryHeap<Reverse<Candidate>>,
+    ) {
+        let Place::Domain(id) = place else { return };
+        if self.skips_alike() && self.vacancy.is_plain() {
+            return;
+        }
+        let tree = self.state.tree;
+        let children = &tree.domain(tree.domain(id).parent).children;
+        let next = (from..children.len()).find(|&nth| self.may_hold(Place::Domain(children[nth]), workers));
+        let Some(nth) = next.filter(|&nth| tree.domain(children[nth]).signature == tree.domain(id).signature) else {
+            return;
+        };
+        let order = ranked(order & !ranked(0, self.level(place), usize::MAX), self.level(place), nth);
+        open.push(Reverse(Candidate { bound, order, place: Place::Domain(children[nth]), nth: Some(nth) }));
     }
 
     /// Whether what looks the same need not be looked at twice: signatures know nothing of products, slices, nor of what the
@@ -251,43 +287,37 @@ impl<'s, 'a> Spread<'s, 'a> {
         self.vacancy.at_most(place) >= workers
     }
 
-    /// Whether nothing in a domain can be better than what is found already or will be in another one that looks the same.
+    /// What the workers cost in a domain at least, as far as that is known from another one that looks the same.
     ///
-    /// Where all nodes will do, that is so from the second domain of a look on. Where some may not, the second and later ones
-    /// are no better than any of them would be if all its nodes did.
-    fn may_skip(
-        &mut self,
-        place: Place,
-        bound: Bound,
-        level: usize,
-        workers: u32,
-        best: Option<&Vec<i64>>,
-        floors: &mut HashMap<(u64, Bound), Floor>,
-    ) -> bool {
-        let Place::Domain(id) = place else { return false };
+    /// Where all nodes will do, nothing in the second domain of a look is better than what is, or will be, found in the first,
+    /// so it is passed over. Where some may not, the second and later ones are no better than any of them would be if all its
+    /// nodes did.
+    fn floor(&mut self, place: Place, bound: Bound, level: usize, workers: u32, floors: &mut Floors) -> Floor {
+        let Place::Domain(id) = place else { return Floor::Unknown };
         if !self.skips_alike() {
-            return false;
+            return Floor::Unknown;
         }
-        let floor = match floors.entry((self.state.tree.domain(id).signature, bound)) {
-            Entry::Vacant(first) => {
-                first.insert(Floor::NotAsked);
-                return false;
+        let look = self.state.tree.domain(id).signature;
+        match floors.get(&look).and_then(|seen| seen.iter().find(|seen| seen.0 == bound)) {
+            None => {
+                floors.entry(look).or_default().push((bound, None));
+                return Floor::Unknown;
             }
-            Entry::Occupied(seen) => seen.into_mut(),
-        };
-        if self.vacancy.is_plain() {
-            return true;
+            Some(_) if self.vacancy.is_plain() => return Floor::None,
+            Some((_, Some(floor))) => return floor.clone(),
+            Some((_, None)) => {}
         }
-        let Some(best) = best else { return false };
-        if let Floor::NotAsked = floor {
-            self.vacancy.assume_all(true);
-            *floor = self.best_at(&[place], level, workers).map_or(Floor::None, |(cost, _)| Floor::Cost(cost));
-            self.vacancy.assume_all(false);
+        self.vacancy.assume_all(true);
+        let floor = self.best_at(&[place], level, workers).map_or(Floor::None, |(cost, _)| Floor::Cost(cost.into()));
+        self.vacancy.assume_all(false);
+        // Also under the bound that it comes back with once that is known.
+        let known = floors.entry(look).or_default();
+        known.retain(|seen| seen.0 != bound);
+        known.push((bound, Some(floor.clone())));
+        if let Floor::Cost(cost) = &floor {
+            known.push((self.compared(cost), Some(floor.clone())));
         }
-        match floor {
-            Floor::Cost(cost) => &*cost >= best,
-            Floor::None | Floor::NotAsked => true,
-        }
+        floor
     }
 
     /// The best way to put exactly `workers` below a place.
@@ -397,7 +427,7 @@ fn set(bound: &mut Bound, term: usize, value: i64) {
 /// equally good domains are no longer broken by name.
 fn ranked(parent: u128, level: usize, nth: usize) -> u128 {
     let shift = (u128::BITS - ORDER_BITS).saturating_sub(level as u32 * ORDER_BITS);
-    parent | (nth as u128) << shift
+    parent | (nth as u128 & ((1 << ORDER_BITS) - 1)) << shift
 }
 
 /// The objective of a split, computed from nothing but the split.
