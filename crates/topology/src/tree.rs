@@ -38,6 +38,8 @@ pub(crate) struct Domain {
     pub(crate) children: Vec<u32>,
     /// Nodes by name; only at the innermost level.
     pub(crate) seats: Vec<u32>,
+    /// Whole GPUs that each of these nodes has for new work, so that those without need not be looked up.
+    pub(crate) whole: Vec<u8>,
     /// Nodes below.
     pub(crate) nodes: u32,
     /// GPUs below that can be given away.
@@ -226,7 +228,9 @@ impl Tree {
         self.seats[id] = Place { seat: Some(Arc::new(seat)), parent };
         let position =
             self.domain(parent).seats.partition_point(|&other| self.seat(other).is_some_and(|s| *s.name() < name));
-        self.domain_mut(parent).seats.insert(position, id);
+        let domain = self.domain_mut(parent);
+        domain.seats.insert(position, id);
+        domain.whole.insert(position, 0);
         self.by_name.insert(&name, id);
         self.adjust(id, None);
     }
@@ -237,7 +241,11 @@ impl Tree {
         let old = self.seats[id].seat.take();
         self.adjust(id, old.as_deref());
         let mut at = self.parent_of_seat(id);
-        self.domain_mut(at).seats.retain(|&other| other != id);
+        let domain = self.domain_mut(at);
+        if let Some(position) = domain.seats.iter().position(|&other| other == id) {
+            domain.seats.remove(position);
+            domain.whole.remove(position);
+        }
         self.unused_seats.push(id);
         while at != ROOT && self.domain(at).nodes == 0 {
             let parent = self.domain(at).parent;
@@ -302,6 +310,11 @@ impl Tree {
         }
         let mut at = self.parent_of_seat(id);
         let (mut look_before, mut look_now) = (before.signature, now.signature);
+        let domain = self.domain_mut(at);
+        if let Some(position) = domain.seats.iter().position(|&other| other == id) {
+            // No node has more than 64.
+            domain.whole[position] = now.whole as u8;
+        }
         loop {
             let domain = self.domain_mut(at);
             let look = domain.signature;

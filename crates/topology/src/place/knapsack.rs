@@ -18,7 +18,6 @@
 //! compares terms.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use super::ranks::Place;
 use super::table::{Split, Spread, packed};
@@ -85,15 +84,19 @@ fn sum<const W: usize>(a: &Row<W>, b: &Row<W>) -> Row<W> {
     std::array::from_fn(|word| a[word] + b[word])
 }
 
-/// *f(d, t)* for some *t*; none where *t* workers cannot be there.
-type Rows<const W: usize> = Rc<[Option<Row<W>>]>;
+/// *f(d, t)* for some *t*: where in [`Run::rows`].
+type Rows = std::ops::Range<usize>;
 
 /// What one run of the dynamic programme knows.
 struct Run<const W: usize> {
     layout: Layout,
     steps: u64,
-    /// By signature of a domain, least and most workers.
-    known: HashMap<(u64, u32, u32), Rows<W>, BuildMixing>,
+    /// Of all places, one after the other; none where so many workers cannot be there.
+    rows: Vec<Option<Row<W>>>,
+    /// By signature of an idle domain, least and most workers. Where pods run, few domains look alike.
+    known: HashMap<(u64, u32, u32), Rows, BuildMixing>,
+    /// Lists to be used again.
+    lists: Vec<Vec<Option<Row<W>>>>,
 }
 
 /// The programme took too many steps.
@@ -139,11 +142,9 @@ impl Spread<'_, '_> {
 
     /// What the children of a domain may take of `low` to `high` workers; those that take nothing are left out. None if
     /// there is no room for `low`.
-    fn parts(&self, id: u32, low: u32, high: u32) -> Option<Vec<Part>> {
-        let domain = self.state.tree.domain(id);
-        let mut parts = Vec::with_capacity(domain.children.len() + domain.seats.len());
-        let children = domain.children.iter().map(|&id| Place::Domain(id));
-        for place in children.chain(domain.seats.iter().map(|&id| Place::Seat(id))) {
+    fn parts(&mut self, id: u32, low: u32, high: u32) -> Option<Vec<Part>> {
+        let mut parts = Vec::with_capacity(16);
+        for place in self.vacancy.below(id) {
             let (room, due) = (self.vacancy.room(place), self.vacancy.due(place));
             let part = Part { place, room, least: due.max(1), most: room.min(high), optional: due == 0 };
             if part.least <= part.most {
@@ -155,22 +156,23 @@ impl Spread<'_, '_> {
         if self.begun {
             return Some(parts);
         }
-        let mut rooms: Vec<u32> = parts.iter().map(|part| part.room).collect();
+        let mut rooms = std::mem::take(&mut self.rooms);
+        rooms.clear();
+        rooms.extend(parts.iter().map(|part| part.room));
         rooms.sort_unstable_by(|a, b| b.cmp(a));
         // For each number of children that is the fewest for some number of workers: the room of the last of the roomiest,
         // and how much more than needed they have together at most.
-        let mut fewest: Vec<(u32, u32)> = Vec::new();
+        let mut fewest = std::mem::take(&mut self.fewest);
+        fewest.clear();
         let (mut sum, mut workers) = (0u64, u64::from(low.max(1)));
-        for room in rooms {
+        for &room in &rooms {
             sum += u64::from(room);
             if sum >= workers && workers <= u64::from(high) {
                 fewest.push((room, (sum - workers) as u32));
                 workers = sum + 1;
             }
         }
-        if fewest.is_empty() && low > 0 {
-            return None;
-        }
+        let enough = !fewest.is_empty() || low == 0;
         parts.retain_mut(|part| {
             // What the roomiest others leave to this one.
             let least = fewest.iter().map(|&(last, more)| part.room.max(last) - more);
@@ -178,7 +180,8 @@ impl Spread<'_, '_> {
             part.least = least.unwrap_or(u32::MAX);
             part.least <= part.most
         });
-        Some(parts)
+        (self.rooms, self.fewest) = (rooms, fewest);
+        enough.then_some(parts)
     }
 
     /// The number of workers that each part takes, those of the best split.
@@ -188,7 +191,8 @@ impl Spread<'_, '_> {
         parts: &[Part],
         workers: u32,
     ) -> Result<Option<Vec<u32>>, TooLong> {
-        let mut run = Run::<W> { layout, steps: 0, known: HashMap::default() };
+        let mut run =
+            Run::<W> { layout, steps: 0, rows: Vec::with_capacity(64), known: HashMap::default(), lists: Vec::new() };
         if let Some(each) = alike(parts) {
             if !workers.is_multiple_of(each) {
                 return Ok(None);
@@ -202,32 +206,30 @@ impl Spread<'_, '_> {
             cheapest[..count].iter().for_each(|&(_, nth)| taken[nth] = each);
             return Ok(Some(taken));
         }
-        let (rows, taken) = self.sums(&mut run, parts, workers)?;
-        if rows[workers as usize].is_none() {
+        let width = workers as usize + 1;
+        let mut taken = vec![0; parts.len() * width];
+        let sums = self.sums(&mut run, parts, workers, Some(&mut taken))?;
+        if sums[workers as usize].is_none() {
             return Ok(None);
         }
-        let mut rest = workers;
-        let mut numbers: Vec<u32> = (0..parts.len())
-            .rev()
-            .map(|nth| {
-                let part = taken[nth * (workers as usize + 1) + rest as usize];
-                rest -= part;
-                part
-            })
-            .collect();
-        numbers.reverse();
+        let mut rest = workers as usize;
+        let mut numbers = vec![0; parts.len()];
+        for (number, taken) in numbers.iter_mut().zip(taken.chunks(width)).rev() {
+            *number = taken[rest];
+            rest -= taken[rest] as usize;
+        }
         Ok(Some(numbers))
     }
 
-    /// The knapsack itself: for each number of workers up to `most` the best sum over the parts, and what each of the first
-    /// parts takes of each number then, row after row.
-    #[allow(clippy::type_complexity)]
+    /// The knapsack itself: for each number of workers up to `most` the best sum over the parts. In `taken`, what each part
+    /// takes then, if only parts up to it are there; one row for each part.
     fn sums<const W: usize>(
         &mut self,
         run: &mut Run<W>,
         parts: &[Part],
         most: u32,
-    ) -> Result<(Vec<Option<Row<W>>>, Vec<u32>), TooLong> {
+        mut taken: Option<&mut [u32]>,
+    ) -> Result<Vec<Option<Row<W>>>, TooLong> {
         let width = most as usize + 1;
         let mut reach = 0u32;
         for part in parts {
@@ -237,56 +239,60 @@ impl Spread<'_, '_> {
         if run.steps > MOST_STEPS {
             return Err(TooLong);
         }
-        let mut sums: Vec<Option<Row<W>>> = vec![None; width];
+        let mut sums = run.lists.pop().unwrap_or_default();
+        sums.clear();
+        sums.resize(width, None);
         sums[0] = Some([0; W]);
-        let mut taken = vec![0; parts.len() * width];
-        for (part, taken) in parts.iter().zip(taken.chunks_mut(width)) {
+        let mut reach = 0;
+        for (nth, part) in parts.iter().enumerate() {
             let rows = self.rows(run, part.place, part.least, part.most)?;
-            let before = std::mem::replace(&mut sums, vec![None; width]);
-            // Smallest part first: among equals, earlier children get more.
-            if part.optional {
-                sums.clone_from(&before);
-            }
-            for (number, row) in (part.least..).zip(rows.iter()) {
-                let Some(row) = row else { continue };
-                for (at, before) in (number as usize..width).zip(&before) {
-                    let Some(before) = before else { continue };
-                    let total = sum(before, row);
-                    if sums[at].is_none_or(|best| total < best) {
-                        (sums[at], taken[at]) = (Some(total), number);
+            let rows = &run.rows[rows];
+            reach = (reach + part.most as usize).min(most as usize);
+            // From the largest number down, so that what is read has not been written yet.
+            for at in (0..=reach).rev() {
+                let mut best = if part.optional { sums[at] } else { None };
+                let mut number = 0;
+                // Smallest part first: among equals, earlier children get more.
+                for (own, row) in (part.least..=at as u32).zip(rows) {
+                    if let (Some(row), Some(before)) = (row, sums[at - own as usize]) {
+                        let total = sum(&before, row);
+                        if best.is_none_or(|best| total < best) {
+                            (best, number) = (Some(total), own);
+                        }
                     }
+                }
+                sums[at] = best;
+                if let Some(taken) = &mut taken {
+                    taken[nth * width + at] = number;
                 }
             }
         }
-        Ok((sums, taken))
+        Ok(sums)
     }
 
     /// *f(place, t)* for *t* from `least` to `most`.
-    fn rows<const W: usize>(
-        &mut self,
-        run: &mut Run<W>,
-        place: Place,
-        least: u32,
-        most: u32,
-    ) -> Result<Rows<W>, TooLong> {
+    fn rows<const W: usize>(&mut self, run: &mut Run<W>, place: Place, least: u32, most: u32) -> Result<Rows, TooLong> {
+        let count = (most - least) as usize + 1;
         let depth = self.depth(place).unwrap_or(0);
         let id = match place {
             Place::Seat(id) => {
-                let allowed = |workers| self.vacancy.allows(place, depth, workers);
-                let allowed: Vec<u32> = (least..=most).filter(|&workers| allowed(workers)).collect();
-                let mut rows = vec![None; (most - least) as usize + 1];
-                for workers in allowed {
-                    rows[(workers - least) as usize] = Some(self.seat_row(&run.layout, id, workers));
+                for workers in least..=most {
+                    let allowed = self.vacancy.allows(place, depth, workers);
+                    let row = allowed.then(|| self.seat_row(&run.layout, id, workers));
+                    run.rows.push(row);
                 }
-                return Ok(rows.into());
+                return Ok(run.rows.len() - count..run.rows.len());
             }
             Place::Domain(id) => id,
         };
-        let key = self.signature(place).map(|signature| (signature, least, most));
+        let idle = self.state.tree.domain(id).busy == 0;
+        let key = self.signature(place).filter(|_| idle).map(|signature| (signature, least, most));
         if let Some(known) = key.and_then(|key| run.known.get(&key)) {
             return Ok(known.clone());
         }
-        let mut rows: Vec<Option<Row<W>>> = vec![None; (most - least) as usize + 1];
+        let mut rows = run.lists.pop().unwrap_or_default();
+        rows.clear();
+        rows.resize(count, None);
         if let Some(parts) = self.parts(id, least, most) {
             if let Some(each) = alike(&parts) {
                 let cheapest = self.cheapest(run, &parts, each, (most / each) as usize)?;
@@ -298,8 +304,9 @@ impl Spread<'_, '_> {
                     }
                 }
             } else {
-                let (sums, _) = self.sums(run, &parts, most)?;
+                let sums = self.sums(run, &parts, most, None)?;
                 rows.copy_from_slice(&sums[least as usize..]);
+                run.lists.push(sums);
             }
         }
         for (row, workers) in rows.iter_mut().zip(least..) {
@@ -310,11 +317,13 @@ impl Spread<'_, '_> {
                 self.own(id, depth, workers, |term, value| run.layout.add(row, term, value));
             }
         }
-        let rows: Rows<W> = rows.into();
+        let at = run.rows.len()..run.rows.len() + count;
+        run.rows.extend_from_slice(&rows);
+        run.lists.push(rows);
         if let Some(key) = key {
-            run.known.insert(key, rows.clone());
+            run.known.insert(key, at.clone());
         }
-        Ok(rows)
+        Ok(at)
     }
 
     /// The `count` parts that cost least when each takes `each` workers, the cheapest first; with fewer, all there are.
@@ -336,7 +345,8 @@ impl Spread<'_, '_> {
         for (nth, part) in parts.iter().enumerate() {
             match part.place {
                 Place::Domain(_) => {
-                    if let Some(row) = self.rows(run, part.place, each, each)?[0] {
+                    let at = self.rows(run, part.place, each, each)?.start;
+                    if let Some(row) = run.rows[at] {
                         insert(&mut found, (row, nth));
                     }
                 }
@@ -405,13 +415,10 @@ impl Spread<'_, '_> {
     /// much as fits; the last part goes where it fits best. Whole slices fit wherever there is room for them, so this
     /// finds a split whenever there is one.
     fn greedy(&mut self, id: u32, workers: u32, split: &mut Split) -> Option<()> {
-        let domain = self.state.tree.domain(id);
-        let children = domain.children.iter().map(|&id| Place::Domain(id));
-        let children = children.chain(domain.seats.iter().map(|&id| Place::Seat(id)));
         // Number, whether it is new to the gang, what it takes, and for how many more it has room.
         let mut parts: Vec<(Place, bool, u32, u32)> = Vec::new();
         let mut rest = workers;
-        for child in children {
+        for child in self.vacancy.below(id) {
             let (room, due) = (self.vacancy.room(child), self.vacancy.due(child));
             let is_new = match child {
                 Place::Domain(id) => !self.state.domain_is_used(id),

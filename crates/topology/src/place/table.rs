@@ -97,6 +97,9 @@ pub(super) struct Spread<'s, 'a> {
     pub(super) vacancy: Vacancy<'s, 'a>,
     /// Whether the gang has workers somewhere already.
     pub(super) begun: bool,
+    /// Lists to be used again.
+    pub(super) rooms: Vec<u32>,
+    pub(super) fewest: Vec<(u32, u32)>,
     /// Whether all that was found so far is proven best.
     pub(super) exact: bool,
 }
@@ -134,7 +137,8 @@ impl<'s, 'a> Spread<'s, 'a> {
         levels: usize,
     ) -> Self {
         let begun = !ask.running.is_empty() || state.is_begun();
-        Self { state, ask, packer, terms: Terms { levels }, vacancy, begun, exact: true }
+        let (rooms, fewest) = (Vec::new(), Vec::new());
+        Self { state, ask, packer, terms: Terms { levels }, vacancy, begun, rooms, fewest, exact: true }
     }
 
     /// The most workers that a place can take.

@@ -22,6 +22,8 @@ pub(super) struct Vacancy<'s, 'a> {
     host: usize,
     /// Whether to take all nodes as good enough for now.
     all: Cell<bool>,
+    /// A list to be used again.
+    rooms: Cell<Vec<u32>>,
 }
 
 enum Source {
@@ -62,14 +64,22 @@ impl<'s, 'a> Vacancy<'s, 'a> {
             let unknown = |many| vec![Cell::new(UNKNOWN); many];
             Source::Asked { seats: unknown(state.tree.seat_bound()), domains: unknown(state.tree.domain_bound()) }
         };
-        Self { state, ask, eligible, source, gaps: Vec::new(), host, all: Cell::new(false) }
+        Self { state, ask, eligible, source, gaps: Vec::new(), host, all: Cell::new(false), rooms: Cell::default() }
     }
 
     /// With the room of every seat at and below `top` already known.
     pub(super) fn known(state: &'s State<'a>, ask: &'s Ask<'a>, seats: Vec<u32>, levels: usize, top: Place) -> Self {
         let gaps = ask.slices.iter().map(|&(depth, size)| gaps(state, ask, depth, size)).collect();
-        let mut vacancy =
-            Self { state, ask, eligible: None, source: Source::Sums, gaps, host: levels - 1, all: Cell::new(false) };
+        let mut vacancy = Self {
+            state,
+            ask,
+            eligible: None,
+            source: Source::Sums,
+            gaps,
+            host: levels - 1,
+            all: Cell::new(false),
+            rooms: Cell::default(),
+        };
         let mut domains = vec![0; state.tree.domain_bound()];
         let mut dues = vec![0; state.tree.domain_bound()];
         if let Place::Domain(id) = top {
@@ -146,10 +156,19 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         if self.at_most(Place::Domain(id)) == 0 {
             return 0;
         }
+        self.below(id).map(|place| self.room(place)).fold(0, u32::saturating_add).min(UNKNOWN - 1)
+    }
+
+    /// What lies right below a domain, without nodes that have no room for a worker at first sight.
+    pub(super) fn below(&self, id: u32) -> impl Iterator<Item = Place> {
         let domain = self.state.tree.domain(id);
-        let places = domain.children.iter().map(|&id| Place::Domain(id));
-        let places = places.chain(domain.seats.iter().map(|&id| Place::Seat(id)));
-        places.map(|place| self.room(place)).fold(0, u32::saturating_add).min(UNKNOWN - 1)
+        let least = match self.source {
+            Source::Slices { .. } => 0,
+            Source::Sums | Source::Asked { .. } if bounded(self.ask) => self.ask.group.gpus,
+            Source::Sums | Source::Asked { .. } => 0,
+        };
+        let seats = domain.seats.iter().zip(&domain.whole).filter(move |&(_, &whole)| u32::from(whole) >= least);
+        domain.children.iter().map(|&id| Place::Domain(id)).chain(seats.map(|(&id, _)| Place::Seat(id)))
     }
 
     /// What the room of a place is at most, at no cost: what its free GPUs let, if all its nodes will do.
@@ -204,14 +223,18 @@ impl<'s, 'a> Vacancy<'s, 'a> {
     /// The fewest domains right below a domain that have room for so many workers, or fewer.
     pub(super) fn fewest_children(&self, id: u32, workers: u32) -> u32 {
         let children = &self.state.tree.domain(id).children;
-        let mut rooms: Vec<u32> = children.iter().map(|&child| self.at_most(Place::Domain(child))).collect();
+        let mut rooms = self.rooms.take();
+        rooms.clear();
+        rooms.extend(children.iter().map(|&child| self.at_most(Place::Domain(child))));
         rooms.sort_unstable_by(|a, b| b.cmp(a));
         let mut sum = 0u64;
         let enough = rooms.iter().position(|&room| {
             sum += u64::from(room);
             sum >= u64::from(workers)
         });
-        enough.map_or(rooms.len(), |at| at + 1) as u32
+        let fewest = enough.map_or(rooms.len(), |at| at + 1) as u32;
+        self.rooms.set(rooms);
+        fewest
     }
 
     /// Whether a place has the labels of all levels that the group needs, as far out as it lies.
