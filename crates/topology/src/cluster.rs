@@ -1,14 +1,14 @@
 //! All machines, the levels above them and who holds what: kept up to date event by event.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shared::Shared;
 use crate::tree::Tree;
 use crate::trie::Trie;
-use crate::{GpuUuid, Level, Node, NodeName, Owner, Resources, Seat, Wiring};
+use crate::{GpuUuid, Level, Node, NodeName, Owner, Resources, Seat};
 
 /// One level above the node: its name in jobs and the node label whose value says which domain a node is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +102,7 @@ pub struct Cluster {
     /// Every claim, also of nodes that are not (or no longer) there: pods and nodes are told of in any order.
     claims: Trie<Owner, NodeName>,
     by_node: Trie<NodeName, Arc<Claims>>,
-    wirings: Arc<HashMap<u64, Vec<Arc<Wiring>>>>,
+    shared: Shared,
 }
 
 impl Cluster {
@@ -120,7 +120,7 @@ impl Cluster {
             }
         }
         let tree = Tree::new(levels.len());
-        Ok(Self { levels: levels.into(), tree, claims: Trie::new(), by_node: Trie::new(), wirings: Arc::default() })
+        Ok(Self { levels: levels.into(), tree, claims: Trie::new(), by_node: Trie::new(), shared: Shared::default() })
     }
 
     /// The levels above the node, outermost first.
@@ -135,11 +135,13 @@ impl Cluster {
     }
 
     /// Adds a node or replaces what is known of it: facts, labels, standing. Claims on it stay.
+    ///
+    /// Of the labels only those of levels are kept, as [`Seat::path`].
     pub fn upsert(&mut self, mut member: Member) {
-        self.share(&mut member.node);
-        let value = |level: &LevelLabel| member.labels.get(&level.label).filter(|value| !value.is_empty());
-        let path = self.levels.iter().map(|level| value(level).map(|value| value.as_str().into())).collect();
-        member.labels.retain(|key, _| self.levels.iter().any(|level| level.label == *key));
+        self.shared.share(&mut member);
+        let labels = std::mem::take(&mut member.labels);
+        let value = |level: &LevelLabel| labels.get(&level.label).filter(|value| !value.is_empty());
+        let path = self.levels.iter().map(|level| value(level).map(|value| self.shared.text(value).into())).collect();
         let claims = self.by_node.get(member.node.name()).map(Arc::as_ref);
         self.tree.insert(Seat::new(member, path, claims));
     }
@@ -152,7 +154,18 @@ impl Cluster {
     /// Notes what `owner` holds or plans on `node`, in place of what was noted of it before, there or elsewhere.
     ///
     /// The node need not be known yet, nor the GPUs: a claim counts from when they are.
-    pub fn claim(&mut self, node: &NodeName, owner: Owner, claim: Claim) {
+    pub fn claim(&mut self, node: &NodeName, owner: Owner, mut claim: Claim) {
+        // The node's own copies of what is named, so that these need no memory of their own.
+        if let Some(seat) = self.tree.seat_named(node) {
+            let gpus = &seat.member.node;
+            for uuid in &mut claim.gpus {
+                if let Some(position) = gpus.position(uuid.as_str()) {
+                    *uuid = gpus.gpus()[position].uuid.clone();
+                }
+            }
+        }
+        claim.gpus.shrink_to_fit();
+        claim.resources.share_names(|name| self.shared.text(name));
         if self.claims.get(&owner).is_some_and(|before| before != node) {
             self.release(&owner);
         }
@@ -209,21 +222,17 @@ impl Cluster {
         &self.tree
     }
 
+    /// A node as it was told of, with the labels of its levels.
+    fn labelled(&self, seat: &Seat) -> Member {
+        let values = self.levels.iter().zip(&seat.path);
+        let labels =
+            values.filter_map(|(level, value)| Some((level.label.clone(), value.as_ref()?.as_str().to_owned())));
+        Member { labels: labels.collect(), ..seat.member.clone() }
+    }
+
     fn recount(&mut self, node: &NodeName) {
         let claims = self.by_node.get(node).map(Arc::as_ref);
         self.tree.change(node, |seat| seat.count(claims));
-    }
-
-    /// Gives `node` the wiring of an earlier node that is equal, so that both share its tables.
-    fn share(&mut self, node: &mut Node) {
-        let mut hasher = DefaultHasher::new();
-        node.wiring().hash(&mut hasher);
-        let hash = hasher.finish();
-        let alike = self.wirings.get(&hash).into_iter().flatten();
-        match alike.into_iter().find(|wiring| *wiring == node.wiring()) {
-            Some(shared) => node.share_wiring(shared.clone()),
-            None => Arc::make_mut(&mut self.wirings).entry(hash).or_default().push(node.wiring().clone()),
-        }
     }
 }
 
@@ -277,7 +286,7 @@ impl From<Cluster> for ClusterState {
         claims.sort_by(|a, b| (&a.node, &a.owner).cmp(&(&b.node, &b.owner)));
         Self {
             levels: cluster.levels.to_vec(),
-            nodes: cluster.nodes().map(|seat| seat.member.clone()).collect(),
+            nodes: cluster.nodes().map(|seat| cluster.labelled(seat)).collect(),
             claims,
         }
     }

@@ -107,6 +107,7 @@ mod pages;
 pub mod place;
 mod resources;
 mod seat;
+mod shared;
 mod tree;
 mod trie;
 pub mod what_if;

@@ -9,7 +9,7 @@ use crate::{DomainName, GpuSet, Member, NodeName, Resources, Standing};
 /// A node, its place in the levels and what of it is left.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seat {
-    /// The node.
+    /// The node. Its labels are not kept here: `path` says what they said.
     pub member: Member,
     /// Its domain at each level above the node, outermost first; none where the label is missing.
     pub path: Box<[Option<DomainName>]>,
@@ -21,6 +21,8 @@ pub struct Seat {
     pub unidentified: u32,
     /// What is left beside GPUs.
     pub spare: Resources,
+    /// GPUs on which work may be put.
+    pub(crate) healthy: GpuSet,
     /// Whole GPUs, as against MIG devices.
     pub(crate) whole: GpuSet,
     /// Healthy GPUs that nobody is known to hold or plan.
@@ -43,6 +45,7 @@ impl Seat {
             (&gpu.product, &gpu.mig_profile).hash(&mut hasher);
         }
         let hardware = hasher.finish();
+        let healthy = member.node.healthy();
         let mut seat = Self {
             member,
             path,
@@ -50,6 +53,7 @@ impl Seat {
             planned,
             unidentified: 0,
             spare,
+            healthy,
             whole,
             free: GpuSet::EMPTY,
             free_whole: 0,
@@ -107,7 +111,7 @@ impl Seat {
             self.spare.subtract(&claim.resources);
         }
         self.planned = self.planned.difference(self.taken);
-        self.free = self.member.node.healthy().difference(self.taken).difference(self.planned);
+        self.free = self.healthy.difference(self.taken).difference(self.planned);
         self.free_whole = match self.member.standing {
             Standing::Ready => (self.free.intersection(self.whole).len() as u32).saturating_sub(self.unidentified),
             Standing::NotReady | Standing::Cordoned => 0,

@@ -170,7 +170,21 @@ impl<'s, 'a> Spread<'s, 'a> {
     ) -> Option<(Vec<i64>, Split)> {
         // Nodes are not told apart below a domain: the bound knows how many it takes, and the knapsack which.
         let innermost = if self.begun { outermost } else { outermost.max(self.terms.levels - 1) };
-        (outermost..=innermost).rev().find_map(|level| self.best_at(places, level, workers))
+        let levels = outermost..=innermost;
+        if self.vacancy.can_assume_all() {
+            // First as if all nodes would do. If what is best then lies on nodes that do, it is best; most often it does. And
+            // what has no room then has none.
+            let exact = self.exact;
+            self.vacancy.assume_all(true);
+            let found = levels.clone().rev().find_map(|level| self.best_at(places, level, workers));
+            self.vacancy.assume_all(false);
+            let (cost, split) = found?;
+            if split.iter().all(|&(seat, workers)| self.vacancy.room(Place::Seat(seat)) >= workers) {
+                return Some((cost, split));
+            }
+            self.exact = exact;
+        }
+        levels.rev().find_map(|level| self.best_at(places, level, workers))
     }
 
     fn level(&self, place: Place) -> usize {

@@ -187,6 +187,11 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         matches!(self.source, Source::Sums) || self.all.get()
     }
 
+    /// Whether [`Self::assume_all`] makes a difference: rooms have to be asked for, and the sums say something about them.
+    pub(super) fn can_assume_all(&self) -> bool {
+        matches!(self.source, Source::Asked { .. }) && self.ask.group.mig_profile.is_none()
+    }
+
     /// Takes [`Self::at_most`] for the room until told otherwise.
     pub(super) fn assume_all(&self, all: bool) {
         self.all.set(all);
