@@ -18,7 +18,8 @@
 //! there are not enough, all others are taken and as few of the planned ones as needed.
 //!
 //! # Exactness
-//! Up to [`EXACT_UP_TO`](crate::EXACT_UP_TO) GPUs a node's choices are exact: no other set scores higher. Beyond, the set is built by the method
+//! Up to [`EXACT_UP_TO`](crate::EXACT_UP_TO) GPUs a node's choices are exact: no other set scores higher. Of GPUs that
+//! cannot be told from each other by their wires, only the lowest are tried. Beyond, the set is built by the method
 //! of conditional expectations for *W(S) + W(R)* and then improved by swaps: never worse in it than the average set.
 
 use std::fmt;
@@ -175,8 +176,8 @@ pub(crate) fn worth(wiring: &Wiring, rest: GpuSet) -> u32 {
 }
 
 /// The score of a set with `wires` that leaves `worth` summed over `sizes` request sizes; times 4·`sizes`, to be exact.
-fn weigh(wires: u32, sizes: u64, worth: u32) -> u64 {
-    5 * u64::from(wires) * sizes + 4 * u64::from(worth)
+fn weigh(wires: u32, sizes: u32, worth: u32) -> u32 {
+    5 * wires * sizes + 4 * worth
 }
 
 fn mean(sum: u64, rest: GpuSet) -> u32 {
@@ -221,15 +222,22 @@ impl Question {
             .difference(self.fixed)
             .len()
             .saturating_sub(self.pick.min(self.pool.intersection(self.kept).len()));
-        let sizes = sizes(GpuSet::first(left));
-        let mut best: Option<(u64, usize)> = None;
-        each_subset(self.pool.bits() as usize, self.pick, self.fixed.bits() as usize, &mut |set| {
-            let score = weigh(tables.within[set], sizes, tables.worth[kept & !set]);
-            if best.is_none_or(|(highest, _)| score > highest) {
-                best = Some((score, set));
-            }
-        });
-        GpuSet::from_bits(best.map_or(self.fixed.bits(), |(_, set)| set as u64))
+        // At most 120 wires of 25,560 (255 NVLinks) and 15 sizes: all of it fits into 32 bits.
+        let sizes = sizes(GpuSet::first(left)) as u32;
+        let (mut highest, mut best) = (0, None);
+        each_subset(
+            self.pool.bits() as usize,
+            self.pick,
+            self.fixed.bits() as usize,
+            Some(&tables.twins),
+            &mut |set| {
+                let score = weigh(tables.within[set], sizes, tables.worth[kept & !set]);
+                if score > highest || best.is_none() {
+                    (highest, best) = (score, Some(set));
+                }
+            },
+        );
+        GpuSet::from_bits(best.map_or(self.fixed.bits(), |set| set as u64))
     }
 
     /// A set that is good in W(S) + W(R): the wires that are not cut. See `conditional` for the bound.

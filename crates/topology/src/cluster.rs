@@ -1,13 +1,14 @@
 //! All machines, the levels above them and who holds what: kept up to date event by event.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shared::Shared;
 use crate::tree::Tree;
-use crate::{GpuUuid, Level, Node, NodeName, Owner, Resources, Seat, Wiring};
+use crate::trie::Trie;
+use crate::{GpuUuid, Level, Node, NodeName, Owner, Resources, Seat};
 
 /// One level above the node: its name in jobs and the node label whose value says which domain a node is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,19 +86,23 @@ pub enum LevelsError {
     Host,
 }
 
+/// What is claimed on one node.
+pub(crate) type Claims = BTreeMap<Owner, Arc<Claim>>;
+
 /// The cluster: a tree of domains with nodes as leaves, and the claims on each node.
 ///
 /// Changes are single events and cost time in proportion to the depth of the tree and the claims on one node. A clone is
-/// a snapshot for what-if questions.
+/// a snapshot for what-if questions: both share all that neither changes, so it costs nothing, and an event after it copies
+/// a few kilobytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "ClusterState", into = "ClusterState")]
 pub struct Cluster {
     levels: Arc<[LevelLabel]>,
     tree: Tree,
     /// Every claim, also of nodes that are not (or no longer) there: pods and nodes are told of in any order.
-    claims: HashMap<Owner, NodeName>,
-    by_node: HashMap<NodeName, BTreeMap<Owner, Arc<Claim>>>,
-    wirings: HashMap<u64, Vec<Arc<Wiring>>>,
+    claims: Trie<Owner, NodeName>,
+    by_node: Trie<NodeName, Arc<Claims>>,
+    shared: Shared,
 }
 
 impl Cluster {
@@ -115,13 +120,7 @@ impl Cluster {
             }
         }
         let tree = Tree::new(levels.len());
-        Ok(Self {
-            levels: levels.into(),
-            tree,
-            claims: HashMap::new(),
-            by_node: HashMap::new(),
-            wirings: HashMap::new(),
-        })
+        Ok(Self { levels: levels.into(), tree, claims: Trie::new(), by_node: Trie::new(), shared: Shared::default() })
     }
 
     /// The levels above the node, outermost first.
@@ -136,12 +135,14 @@ impl Cluster {
     }
 
     /// Adds a node or replaces what is known of it: facts, labels, standing. Claims on it stay.
+    ///
+    /// Of the labels only those of levels are kept, as [`Seat::path`].
     pub fn upsert(&mut self, mut member: Member) {
-        self.share(&mut member.node);
-        let value = |level: &LevelLabel| member.labels.get(&level.label).filter(|value| !value.is_empty());
-        let path = self.levels.iter().map(|level| value(level).map(|value| value.as_str().into())).collect();
-        member.labels.retain(|key, _| self.levels.iter().any(|level| level.label == *key));
-        let claims = self.by_node.get(member.node.name());
+        self.shared.share(&mut member);
+        let labels = std::mem::take(&mut member.labels);
+        let value = |level: &LevelLabel| labels.get(&level.label).filter(|value| !value.is_empty());
+        let path = self.levels.iter().map(|level| value(level).map(|value| self.shared.text(value).into())).collect();
+        let claims = self.by_node.get(member.node.name()).map(Arc::as_ref);
         self.tree.insert(Seat::new(member, path, claims));
     }
 
@@ -153,23 +154,33 @@ impl Cluster {
     /// Notes what `owner` holds or plans on `node`, in place of what was noted of it before, there or elsewhere.
     ///
     /// The node need not be known yet, nor the GPUs: a claim counts from when they are.
-    pub fn claim(&mut self, node: &NodeName, owner: Owner, claim: Claim) {
+    pub fn claim(&mut self, node: &NodeName, owner: Owner, mut claim: Claim) {
+        // The node's own copies of what is named, so that these need no memory of their own.
+        if let Some(seat) = self.tree.seat_named(node) {
+            let gpus = &seat.member.node;
+            for uuid in &mut claim.gpus {
+                if let Some(position) = gpus.position(uuid.as_str()) {
+                    *uuid = gpus.gpus()[position].uuid.clone();
+                }
+            }
+        }
+        claim.gpus.shrink_to_fit();
+        claim.resources.share_names(|name| self.shared.text(name));
         if self.claims.get(&owner).is_some_and(|before| before != node) {
             self.release(&owner);
         }
-        self.claims.insert(owner.clone(), node.clone());
-        self.by_node.entry(node.clone()).or_default().insert(owner, Arc::new(claim));
+        self.claims.insert(&owner, node.clone());
+        Arc::make_mut(self.by_node.entry(node, Arc::default)).insert(owner, Arc::new(claim));
         self.recount(node);
     }
 
     /// Forgets what `owner` holds or plans. False if nothing was noted.
     pub fn release(&mut self, owner: &Owner) -> bool {
         let Some(node) = self.claims.remove(owner) else { return false };
-        if let Some(claims) = self.by_node.get_mut(&node) {
-            claims.remove(owner);
-            if claims.is_empty() {
-                self.by_node.remove(&node);
-            }
+        let claims = Arc::make_mut(self.by_node.entry(&node, Arc::default));
+        claims.remove(owner);
+        if claims.is_empty() {
+            self.by_node.remove(&node);
         }
         self.recount(&node);
         true
@@ -180,14 +191,18 @@ impl Cluster {
         self.tree.seat_named(name)
     }
 
-    /// All nodes by name.
+    /// All nodes by name; sorted anew each time.
     pub fn nodes(&self) -> impl Iterator<Item = &Seat> {
         self.tree.seats_by_name()
     }
 
     /// What is claimed on a node, by owner, whether or not the node is there.
     pub fn claims_on(&self, node: &NodeName) -> impl Iterator<Item = (&Owner, &Claim)> {
-        self.by_node.get(node).into_iter().flatten().map(|(owner, claim)| (owner, claim.as_ref()))
+        self.by_node
+            .get(node)
+            .into_iter()
+            .flat_map(|claims| claims.iter())
+            .map(|(owner, claim)| (owner, claim.as_ref()))
     }
 
     /// Where `owner` holds or plans something.
@@ -199,7 +214,7 @@ impl Cluster {
 
     /// All who hold or plan something, in no order.
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
-        self.claims.keys()
+        self.claims.iter().map(|(owner, _)| owner)
     }
 
     /// The domains and nodes.
@@ -207,20 +222,17 @@ impl Cluster {
         &self.tree
     }
 
-    fn recount(&mut self, node: &NodeName) {
-        let claims = self.by_node.get(node);
-        self.tree.change(node, |seat| seat.count(claims));
+    /// A node as it was told of, with the labels of its levels.
+    fn labelled(&self, seat: &Seat) -> Member {
+        let values = self.levels.iter().zip(&seat.path);
+        let labels =
+            values.filter_map(|(level, value)| Some((level.label.clone(), value.as_ref()?.as_str().to_owned())));
+        Member { labels: labels.collect(), ..seat.member.clone() }
     }
 
-    /// Gives `node` the wiring of an earlier node that is equal, so that both share its tables.
-    fn share(&mut self, node: &mut Node) {
-        let mut hasher = DefaultHasher::new();
-        node.wiring().hash(&mut hasher);
-        let alike = self.wirings.entry(hasher.finish()).or_default();
-        match alike.iter().find(|wiring| *wiring == node.wiring()) {
-            Some(shared) => node.share_wiring(shared.clone()),
-            None => alike.push(node.wiring().clone()),
-        }
+    fn recount(&mut self, node: &NodeName) {
+        let claims = self.by_node.get(node).map(Arc::as_ref);
+        self.tree.change(node, |seat| seat.count(claims));
     }
 }
 
@@ -274,7 +286,7 @@ impl From<Cluster> for ClusterState {
         claims.sort_by(|a, b| (&a.node, &a.owner).cmp(&(&b.node, &b.owner)));
         Self {
             levels: cluster.levels.to_vec(),
-            nodes: cluster.nodes().map(|seat| seat.member.clone()).collect(),
+            nodes: cluster.nodes().map(|seat| cluster.labelled(seat)).collect(),
             claims,
         }
     }

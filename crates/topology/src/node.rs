@@ -300,6 +300,16 @@ impl Node {
         Ok(self)
     }
 
+    /// Has texts that repeat from node to node share memory with those that `shared` gives for them.
+    pub(crate) fn share_texts(&mut self, mut shared: impl FnMut(&str) -> Arc<str>) {
+        for gpu in &mut self.gpus {
+            gpu.product = shared(&gpu.product);
+            gpu.pci_bus_id = shared(&gpu.pci_bus_id);
+            gpu.mig_profile = gpu.mig_profile.as_deref().map(&mut shared);
+        }
+        self.nvlink_domain = self.nvlink_domain.as_deref().map(&mut shared);
+    }
+
     /// Replaces the wiring by an equal one that others share.
     pub(crate) fn share_wiring(&mut self, shared: Arc<Wiring>) {
         debug_assert_eq!(self.wiring, shared);

@@ -1,16 +1,15 @@
 //! A node in the cluster, with what follows from the claims on it.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 
+use crate::cluster::Claims;
 use crate::tree::mix;
-use crate::{Claim, DomainName, GpuSet, Member, NodeName, Owner, Resources, Standing};
+use crate::{DomainName, GpuSet, Member, NodeName, Resources, Standing};
 
 /// A node, its place in the levels and what of it is left.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seat {
-    /// The node.
+    /// The node. Its labels are not kept here: `path` says what they said.
     pub member: Member,
     /// Its domain at each level above the node, outermost first; none where the label is missing.
     pub path: Box<[Option<DomainName>]>,
@@ -22,8 +21,14 @@ pub struct Seat {
     pub unidentified: u32,
     /// What is left beside GPUs.
     pub spare: Resources,
+    /// GPUs on which work may be put.
+    pub(crate) healthy: GpuSet,
     /// Whole GPUs, as against MIG devices.
     pub(crate) whole: GpuSet,
+    /// Healthy GPUs that nobody is known to hold or plan.
+    free: GpuSet,
+    /// How many whole GPUs can still be given away to new work.
+    free_whole: u32,
     /// What the hardware adds to the signature.
     hardware: u64,
     /// Equal for nodes on which every gang finds the same.
@@ -31,11 +36,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(
-        member: Member,
-        path: Box<[Option<DomainName>]>,
-        claims: Option<&BTreeMap<Owner, Arc<Claim>>>,
-    ) -> Self {
+    pub(crate) fn new(member: Member, path: Box<[Option<DomainName>]>, claims: Option<&Claims>) -> Self {
         let (taken, planned, spare) = (GpuSet::EMPTY, GpuSet::EMPTY, Resources::new());
         let whole = member.node.positions(|gpu| gpu.mig_profile.is_none());
         let mut hasher = DefaultHasher::new();
@@ -44,7 +45,21 @@ impl Seat {
             (&gpu.product, &gpu.mig_profile).hash(&mut hasher);
         }
         let hardware = hasher.finish();
-        let mut seat = Self { member, path, taken, planned, unidentified: 0, spare, whole, hardware, signature: 0 };
+        let healthy = member.node.healthy();
+        let mut seat = Self {
+            member,
+            path,
+            taken,
+            planned,
+            unidentified: 0,
+            spare,
+            healthy,
+            whole,
+            free: GpuSet::EMPTY,
+            free_whole: 0,
+            hardware,
+            signature: 0,
+        };
         seat.count(claims);
         seat
     }
@@ -56,20 +71,17 @@ impl Seat {
 
     /// Healthy GPUs that nobody is known to hold or plan.
     pub fn free(&self) -> GpuSet {
-        self.member.node.healthy().difference(self.taken).difference(self.planned)
+        self.free
     }
 
     /// How many GPUs can still be given away: the free ones less those held without it being known which.
     pub fn free_count(&self) -> u32 {
-        (self.free().len() as u32).saturating_sub(self.unidentified)
+        (self.free.len() as u32).saturating_sub(self.unidentified)
     }
 
     /// How many whole GPUs can still be given away to new work.
     pub(crate) fn free_whole(&self) -> u32 {
-        match self.member.standing {
-            Standing::Ready => (self.free().intersection(self.whole).len() as u32).saturating_sub(self.unidentified),
-            Standing::NotReady | Standing::Cordoned => 0,
-        }
+        self.free_whole
     }
 
     /// Room for workers of so many whole GPUs each that ask for nothing else.
@@ -82,12 +94,12 @@ impl Seat {
         self.taken.is_empty() && self.planned.is_empty() && self.unidentified == 0
     }
 
-    pub(crate) fn count(&mut self, claims: Option<&BTreeMap<Owner, Arc<Claim>>>) {
+    pub(crate) fn count(&mut self, claims: Option<&Claims>) {
         self.taken = GpuSet::EMPTY;
         self.planned = GpuSet::EMPTY;
         self.unidentified = 0;
         self.spare = self.member.allocatable.clone();
-        for claim in claims.into_iter().flat_map(BTreeMap::values) {
+        for claim in claims.into_iter().flat_map(Claims::values) {
             // A GPU that the node no longer has is not there to be counted.
             let gpus: GpuSet = claim.gpus.iter().filter_map(|uuid| self.member.node.position(uuid.as_str())).collect();
             if claim.planned {
@@ -99,6 +111,11 @@ impl Seat {
             self.spare.subtract(&claim.resources);
         }
         self.planned = self.planned.difference(self.taken);
+        self.free = self.healthy.difference(self.taken).difference(self.planned);
+        self.free_whole = match self.member.standing {
+            Standing::Ready => (self.free.intersection(self.whole).len() as u32).saturating_sub(self.unidentified),
+            Standing::NotReady | Standing::Cordoned => 0,
+        };
         let state = u64::from(self.unidentified) << 2 | u64::from(self.is_idle()) << 1;
         let state = state | u64::from(self.member.standing == Standing::Ready);
         self.signature = mix(self.hardware ^ mix(self.free().bits() ^ mix(state)));

@@ -1,23 +1,30 @@
 //! The tree of domains over the nodes, with sums that change along one path per event.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::pages::Pages;
+use crate::trie::Trie;
 use crate::{DomainName, NodeName, Seat};
 
 /// The whole cluster: the domain above all levels.
 pub(crate) const ROOT: u32 = 0;
 
-/// Domains and seats by number. Numbers of what was removed are used again.
+/// Domains and seats by number. Numbers of what was removed are used again. A clone shares everything until it changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
     levels: usize,
-    domains: Vec<Arc<Domain>>,
-    seats: Vec<Option<Arc<Seat>>>,
-    parents: Vec<u32>,
-    by_name: BTreeMap<NodeName, u32>,
+    domains: Pages<Arc<Domain>>,
+    seats: Pages<Place>,
+    by_name: Trie<NodeName, u32>,
     unused_domains: Vec<u32>,
     unused_seats: Vec<u32>,
+}
+
+/// A place for a seat, and the innermost domain that it is in.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    seat: Option<Arc<Seat>>,
+    parent: u32,
 }
 
 /// One domain.
@@ -31,6 +38,8 @@ pub(crate) struct Domain {
     pub(crate) children: Vec<u32>,
     /// Nodes by name; only at the innermost level.
     pub(crate) seats: Vec<u32>,
+    /// Whole GPUs that each of these nodes has for new work, so that those without need not be looked up.
+    pub(crate) whole: Vec<u8>,
     /// Nodes below.
     pub(crate) nodes: u32,
     /// GPUs below that can be given away.
@@ -39,15 +48,23 @@ pub(crate) struct Domain {
     pub(crate) busy: u32,
     /// How many nodes below have so many whole GPUs for new work, by that number; not longer than needed.
     pub(crate) by_free: Vec<u32>,
-    /// Sum over the nodes below, so equal for domains that hold the same in any order. (Different ones are equal with a
+    /// Room for workers of one, two, … whole GPUs each, as [`Self::room`] says it.
+    rooms: [u32; SUMMED],
+    /// Sum over what is right below, so equal for domains that hold the same in any order. (Different ones are equal with a
     /// chance of 2⁻⁶⁴.)
     pub(crate) signature: u64,
 }
+
+/// Sizes of workers for which each domain keeps the sum of the room: those that machines of eight GPUs can take.
+const SUMMED: usize = 8;
 
 impl Domain {
     /// Room for workers of so many whole GPUs each that ask for nothing else.
     pub(crate) fn room(&self, gpus: u32) -> u32 {
         let gpus = gpus.max(1);
+        if let Some(&room) = self.rooms.get(gpus as usize - 1) {
+            return room;
+        }
         let from = self.by_free.iter().enumerate().skip(gpus as usize);
         from.map(|(free, &nodes)| nodes.saturating_mul(free as u32 / gpus)).fold(0, u32::saturating_add)
     }
@@ -59,6 +76,33 @@ pub(crate) fn mix(bits: u64) -> u64 {
     let bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ bits >> 31
+}
+
+/// A hasher for keys that are signatures or small numbers, where nobody can choose them to clash.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Mixing(u64);
+
+pub(crate) type BuildMixing = std::hash::BuildHasherDefault<Mixing>;
+
+impl std::hash::Hasher for Mixing {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+            self.write_u64(word);
+        }
+    }
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = mix(self.0 ^ number);
+    }
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
 }
 
 /// What tells a domain from its siblings.
@@ -73,28 +117,29 @@ pub(crate) struct Key {
 
 impl Tree {
     pub(crate) fn new(levels: usize) -> Self {
+        let mut domains = Pages::new();
+        domains.push(Arc::new(Domain::default()));
         Self {
             levels,
-            domains: vec![Arc::new(Domain::default())],
-            seats: Vec::new(),
-            parents: Vec::new(),
-            by_name: BTreeMap::new(),
+            domains,
+            seats: Pages::new(),
+            by_name: Trie::new(),
             unused_domains: Vec::new(),
             unused_seats: Vec::new(),
         }
     }
 
     pub(crate) fn domain(&self, id: u32) -> &Domain {
-        &self.domains[id as usize]
+        &self.domains[id]
     }
 
     /// A seat by a number taken from this tree.
     pub(crate) fn seat(&self, id: u32) -> Option<&Seat> {
-        self.seats[id as usize].as_deref()
+        self.seats[id].seat.as_deref()
     }
 
     pub(crate) fn parent_of_seat(&self, id: u32) -> u32 {
-        self.parents[id as usize]
+        self.seats[id].parent
     }
 
     pub(crate) fn seat_id(&self, name: &NodeName) -> Option<u32> {
@@ -105,8 +150,11 @@ impl Tree {
         self.seat(self.seat_id(name)?)
     }
 
+    /// Sorted anew each time, O(n·log n).
     pub(crate) fn seats_by_name(&self) -> impl Iterator<Item = &Seat> {
-        self.by_name.values().filter_map(|&id| self.seat(id))
+        let mut seats: Vec<&Seat> = self.by_name.iter().filter_map(|(_, &id)| self.seat(id)).collect();
+        seats.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        seats.into_iter()
     }
 
     /// One more than the highest number of a seat.
@@ -165,7 +213,7 @@ impl Tree {
             self.remove(&name);
         }
         if let Some(id) = self.seat_id(&name) {
-            let old = self.seats[id as usize].replace(Arc::new(seat));
+            let old = self.seats[id].seat.replace(Arc::new(seat));
             self.adjust(id, old.as_deref());
             return;
         }
@@ -173,27 +221,31 @@ impl Tree {
         let id = match self.unused_seats.pop() {
             Some(id) => id,
             None => {
-                self.seats.push(None);
-                self.parents.push(ROOT);
+                self.seats.push(Place::default());
                 (self.seats.len() - 1) as u32
             }
         };
-        self.seats[id as usize] = Some(Arc::new(seat));
-        self.parents[id as usize] = parent;
+        self.seats[id] = Place { seat: Some(Arc::new(seat)), parent };
         let position =
             self.domain(parent).seats.partition_point(|&other| self.seat(other).is_some_and(|s| *s.name() < name));
-        self.domain_mut(parent).seats.insert(position, id);
-        self.by_name.insert(name, id);
+        let domain = self.domain_mut(parent);
+        domain.seats.insert(position, id);
+        domain.whole.insert(position, 0);
+        self.by_name.insert(&name, id);
         self.adjust(id, None);
     }
 
     /// Takes a seat out, and the domains that this leaves empty. False if there was none.
     pub(crate) fn remove(&mut self, name: &NodeName) -> bool {
         let Some(id) = self.by_name.remove(name) else { return false };
-        let old = self.seats[id as usize].take();
+        let old = self.seats[id].seat.take();
         self.adjust(id, old.as_deref());
         let mut at = self.parent_of_seat(id);
-        self.domain_mut(at).seats.retain(|&other| other != id);
+        let domain = self.domain_mut(at);
+        if let Some(position) = domain.seats.iter().position(|&other| other == id) {
+            domain.seats.remove(position);
+            domain.whole.remove(position);
+        }
         self.unused_seats.push(id);
         while at != ROOT && self.domain(at).nodes == 0 {
             let parent = self.domain(at).parent;
@@ -207,10 +259,10 @@ impl Tree {
     /// Changes a seat in place.
     pub(crate) fn change(&mut self, name: &NodeName, change: impl FnOnce(&mut Seat)) {
         let Some(id) = self.seat_id(name) else { return };
-        let Some(mut seat) = self.seats[id as usize].take() else { return };
+        let Some(mut seat) = self.seats[id].seat.take() else { return };
         let before = Sums::of(Some(&seat));
         change(Arc::make_mut(&mut seat));
-        self.seats[id as usize] = Some(seat);
+        self.seats[id].seat = Some(seat);
         self.apply(id, before);
     }
 
@@ -226,7 +278,7 @@ impl Tree {
                     let domain = Arc::new(Domain { key, parent: at, depth: Some(depth), ..Domain::default() });
                     let id = match self.unused_domains.pop() {
                         Some(id) => {
-                            self.domains[id as usize] = domain;
+                            self.domains[id] = domain;
                             id
                         }
                         None => {
@@ -243,7 +295,7 @@ impl Tree {
     }
 
     fn domain_mut(&mut self, id: u32) -> &mut Domain {
-        Arc::make_mut(&mut self.domains[id as usize])
+        Arc::make_mut(&mut self.domains[id])
     }
 
     fn adjust(&mut self, id: u32, old: Option<&Seat>) {
@@ -257,12 +309,25 @@ impl Tree {
             return;
         }
         let mut at = self.parent_of_seat(id);
+        let (mut look_before, mut look_now) = (before.signature, now.signature);
+        let domain = self.domain_mut(at);
+        if let Some(position) = domain.seats.iter().position(|&other| other == id) {
+            // No node has more than 64.
+            domain.whole[position] = now.whole as u8;
+        }
         loop {
             let domain = self.domain_mut(at);
+            let look = domain.signature;
             domain.nodes = domain.nodes + now.nodes - before.nodes;
             domain.free = domain.free + now.free - before.free;
             domain.busy = domain.busy + now.busy - before.busy;
-            domain.signature = domain.signature.wrapping_add(now.signature).wrapping_sub(before.signature);
+            domain.signature = look.wrapping_add(look_now).wrapping_sub(look_before);
+            // What a domain adds above is mixed, so that it matters what lies together. An empty one adds nothing.
+            let mixed = |look: u64| if look == 0 { 0 } else { mix(look) };
+            (look_before, look_now) = (mixed(look), mixed(domain.signature));
+            for (gpus, room) in (1..).zip(&mut domain.rooms) {
+                *room = *room + now.whole / gpus - before.whole / gpus;
+            }
             if before.nodes > 0 {
                 domain.by_free[before.whole as usize] -= 1;
             }

@@ -1,5 +1,6 @@
 //! The wires between all GPUs of a machine, and what follows from them once and for all.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
@@ -93,12 +94,12 @@ impl Wiring {
     /// By subset: the most that disjoint sets of `size` can have in wires together; none beyond [`EXACT_UP_TO`] GPUs.
     pub(crate) fn packing(&self, size: usize) -> Option<&[u32]> {
         let tables = self.tables()?;
-        let make = || {
-            let mut best = vec![0; tables.within.len()];
-            packings(&tables.within, size, &mut best);
-            best.into()
-        };
-        Some(self.packings.get(size)?.get_or_init(make))
+        Some(self.packings.get(size)?.get_or_init(|| Packer::new(self.n).packings(&tables.within, size).into()))
+    }
+
+    /// Whether swapping two GPUs changes no wire, so that neither can be told from the other.
+    fn are_twins(&self, a: usize, b: usize) -> bool {
+        (0..self.n).all(|other| other == a || other == b || self.pair(a, other) == self.pair(b, other))
     }
 }
 
@@ -127,8 +128,10 @@ impl fmt::Debug for Wiring {
 pub(crate) struct Tables {
     /// By subset: the sum of the scores of its wires.
     pub(crate) within: Box<[u32]>,
-    /// By subset: Σ over k = 2 … its size of the best packing into sets of k (see [`packings`]).
+    /// By subset: Σ over k = 2 … its size of the best packing into sets of k (see [`Packer::packings`]).
     pub(crate) worth: Box<[u32]>,
+    /// By GPU: itself and the GPUs that cannot be told from it, as bits. A GPU is in one such class only.
+    pub(crate) twins: [u32; EXACT_UP_TO],
 }
 
 impl Tables {
@@ -137,68 +140,227 @@ impl Tables {
         let mut within = vec![0u32; subsets];
         for set in 1..subsets {
             let rest = set & (set - 1);
-            let lowest = set.trailing_zeros() as usize;
-            within[set] = within[rest] + wiring.towards(lowest, GpuSet::from_bits(rest as u64));
+            let (a, b) = (set.trailing_zeros() as usize, rest.trailing_zeros() as usize);
+            if rest != 0 {
+                // Without the one, without the other, less what both counts hold, and the wire between the two.
+                let others = rest & (rest - 1);
+                within[set] = within[rest] + within[set ^ (1 << b)] - within[others] + wiring.pair(a, b);
+            }
         }
         let mut worth = vec![0u32; subsets];
-        let mut packing = vec![0u32; subsets];
+        let mut packer = Packer::new(wiring.n);
         for size in 2..=wiring.n {
-            packings(&within, size, &mut packing);
-            for (worth, packing) in worth.iter_mut().zip(&packing) {
+            for (worth, packing) in worth.iter_mut().zip(packer.packings(&within, size)) {
                 *worth += packing;
             }
         }
-        Self { within: within.into(), worth: worth.into() }
+        let twins_of = |a: usize| (0..wiring.n).filter(|&b| wiring.are_twins(a, b)).fold(0, |set, b| set | 1 << b);
+        let twins = std::array::from_fn(|gpu| if gpu < wiring.n { twins_of(gpu) } else { 0 });
+        Self { within: within.into(), worth: worth.into(), twins }
     }
 }
 
-/// Fills `best[set]` with the highest sum of wires of ⌊|set|/size⌋ disjoint sets of `size` GPUs out of `set`.
-///
-/// If `size` divides |set|, the lowest GPU is in one of the sets: try each. If not, some GPU is left out: try each, and
-/// the answer for the rest is already there. So the work over all subsets and sizes is Σₚ C(n,p)·Σ_{k|p} C(p−1,k−1):
-/// 3.6 million steps for n = 16, because few sizes divide a given p.
-pub(crate) fn packings(within: &[u32], size: usize, best: &mut [u32]) {
-    best[0] = 0;
-    for set in 1..within.len() {
-        let count = set.count_ones() as usize;
-        best[set] = if count < size {
-            0
-        } else if count == size {
-            within[set]
-        } else if count.is_multiple_of(size) {
-            let lowest = set & set.wrapping_neg();
-            let mut highest = 0;
-            each_subset(set ^ lowest, size - 1, lowest, &mut |block| {
-                highest = highest.max(within[block] + best[set ^ block]);
-            });
-            highest
-        } else {
-            let mut highest = 0;
-            let mut rest = set;
-            while rest != 0 {
-                let gpu = rest & rest.wrapping_neg();
-                rest ^= gpu;
-                highest = highest.max(best[set ^ gpu]);
+/// Works out the best packings of all subsets; keeps what it needs for that from one size to the next.
+pub(crate) struct Packer {
+    n: usize,
+    best: Vec<u32>,
+    /// By size of the subset and of the blocks less one each: the swaps that walk through all choices (see [`swaps`]).
+    walks: HashMap<(usize, usize), Vec<(u8, u8)>>,
+}
+
+impl Packer {
+    pub(crate) fn new(n: usize) -> Self {
+        Self { n, best: vec![0; 1 << n], walks: HashMap::new() }
+    }
+
+    /// By subset: the highest sum of wires of ⌊|set|/size⌋ disjoint sets of `size` GPUs out of it.
+    ///
+    /// If `size` divides |set|, the lowest GPU is in one of the sets: try each such block, the rest having been done. So
+    /// the work over all subsets and sizes is Σₚ C(n,p)·Σ_{k|p} C(p−1,k−1): 3.6 million steps for n = 16, because few sizes
+    /// divide a given p. Of any other subset it is the most of the subsets whose number of GPUs `size` divides; as no wire
+    /// counts less than nothing, more blocks are never worse, so the largest of them need not be told apart from the
+    /// smaller ones, and one pass per GPU over the whole table hands the highest values up.
+    pub(crate) fn packings(&mut self, within: &[u32], size: usize) -> &[u32] {
+        let Self { n, best, walks } = self;
+        best.fill(0);
+        for count in (size..=*n).step_by(size) {
+            let walk = walks.entry((count - 1, size - 1)).or_insert_with(|| swaps(count - 1, size - 1));
+            for set in of_size(*n, count) {
+                best[set] = if count == size { within[set] } else { best_cut(within, best, set, size, walk) };
             }
-            highest
-        };
+        }
+        for gpu in 0..*n {
+            let bit = 1 << gpu;
+            for half in best.chunks_exact_mut(2 * bit) {
+                let (without, with) = half.split_at_mut(bit);
+                for (with, &without) in with.iter_mut().zip(&*without) {
+                    *with = (*with).max(without);
+                }
+            }
+        }
+        best
     }
 }
 
-/// Calls `visit` with `chosen` joined with each subset of `pool` of `count` members, in the order of their members.
+/// The most that a block of `size` GPUs with the lowest of `set` in it has together with the best packing of the others.
+fn best_cut(within: &[u32], best: &[u32], set: usize, size: usize, walk: &[(u8, u8)]) -> u32 {
+    let mut bits = [0usize; EXACT_UP_TO];
+    let mut rest = set & (set - 1);
+    let mut count = 0;
+    while rest != 0 {
+        bits[count] = rest & rest.wrapping_neg();
+        rest &= rest - 1;
+        count += 1;
+    }
+    let mut block = bits[..size - 1].iter().fold(set & set.wrapping_neg(), |block, bit| block | bit);
+    let mut highest = within[block] + best[set ^ block];
+    for &(out, into) in walk {
+        // Positions are below 16 anyhow; saying it spares two checks of bounds per step.
+        block ^= bits[out as usize & 15] ^ bits[into as usize & 15];
+        highest = highest.max(within[block] + best[set ^ block]);
+    }
+    highest
+}
+
+/// The swaps that lead from the first `k` of `n` positions through every other choice of `k`, each once (the order of the
+/// revolving door: Nijenhuis and Wilf, *Combinatorial Algorithms*, chapter 3).
+fn swaps(n: usize, k: usize) -> Vec<(u8, u8)> {
+    let all = revolving_door(n, k);
+    let swap = |pair: &[u32]| {
+        let (out, into) = (pair[0] & !pair[1], pair[1] & !pair[0]);
+        (out.trailing_zeros() as u8, into.trailing_zeros() as u8)
+    };
+    all.windows(2).map(swap).collect()
+}
+
+/// The choices of `k` out of `n`: those without the last position in this order, then those with it in the reverse order.
+fn revolving_door(n: usize, k: usize) -> Vec<u32> {
+    if k == 0 || k == n {
+        return vec![(1 << k) - 1];
+    }
+    let mut all = revolving_door(n - 1, k);
+    all.extend(revolving_door(n - 1, k - 1).into_iter().rev().map(|choice| choice | 1 << (n - 1)));
+    all
+}
+
+/// The subsets of `n` GPUs with `count` members, ascending (Gosper's hack).
+fn of_size(n: usize, count: usize) -> impl Iterator<Item = usize> {
+    let first = (1usize << count) - 1;
+    let next = |&set: &usize| {
+        let lowest = set & set.wrapping_neg();
+        let moved = set + lowest;
+        Some(moved | ((set ^ moved) / lowest) >> 2)
+    };
+    std::iter::successors(Some(first), next).take_while(move |&set| set < 1 << n)
+}
+
+/// Calls `visit` with `chosen` joined with each subset of `pool` of `count` members, in the order of their members. Where
+/// `twins` is given, a member stands for those of its class: one is left out only together with its later twins.
 #[inline]
-pub(crate) fn each_subset(pool: usize, count: usize, chosen: usize, visit: &mut impl FnMut(usize)) {
+pub(crate) fn each_subset(
+    pool: usize,
+    count: usize,
+    chosen: usize,
+    twins: Option<&[u32; EXACT_UP_TO]>,
+    visit: &mut impl FnMut(usize),
+) {
     if count == 0 {
         return visit(chosen);
     }
     let mut rest = pool;
     while rest.count_ones() as usize >= count {
         let member = rest & rest.wrapping_neg();
-        rest ^= member;
+        let others = rest ^ member;
         if count == 1 {
             visit(chosen | member);
         } else {
-            each_subset(rest, count - 1, chosen | member, visit);
+            each_subset(others, count - 1, chosen | member, twins, visit);
+        }
+        rest = others & !twins.map_or(0, |twins| twins[member.trailing_zeros() as usize & 15] as usize);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is the test's own message")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_swaps_visit_every_choice_once() {
+        for (n, k) in [(1, 0), (1, 1), (5, 2), (9, 4), (15, 7)] {
+            let mut choice = (1u32 << k) - 1;
+            let mut seen = std::collections::BTreeSet::from([choice]);
+            for (out, into) in swaps(n, k) {
+                assert!(choice >> out & 1 == 1 && choice >> into & 1 == 0, "one goes and another comes");
+                choice ^= 1 << out | 1 << into;
+                assert!(seen.insert(choice) && choice < 1 << n, "a choice of {n} that was not there yet");
+            }
+            assert_eq!(seen.len() as u64, crate::choose::binomial(n, k));
+        }
+    }
+
+    #[test]
+    fn twins_are_left_out_together() {
+        let mut found = Vec::new();
+        // Two classes: positions 0, 2 and 1, 3, 4.
+        let mut twins = [0; EXACT_UP_TO];
+        (0..5).for_each(|gpu| twins[gpu] = if gpu == 0 || gpu == 2 { 0b00101 } else { 0b11010 });
+        each_subset(0b11111, 2, 0, Some(&twins), &mut |set| found.push(set));
+        assert_eq!(found, [0b00011, 0b00101, 0b01010], "one of each class, two of the first, two of the second");
+    }
+
+    /// Any wires at all, from a seed.
+    fn wiring(n: usize, seed: u64) -> Wiring {
+        let mut state = seed | 1;
+        let mut wire = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            Wire::nvlink((state >> 60) as u8 / 4, Path::ALL[(state >> 33) as usize % 7])
+        };
+        let mut wires = vec![Wire::UNKNOWN; n * n];
+        for a in 0..n {
+            for b in 0..a {
+                wires[a * n + b] = wire();
+                wires[b * n + a] = wires[a * n + b];
+            }
+        }
+        Wiring::new(n, wires)
+    }
+
+    /// The recurrence by which packings are defined, step by step.
+    fn plain(within: &[u32], size: usize) -> Vec<u32> {
+        let mut best = vec![0; within.len()];
+        for set in 1..within.len() {
+            let count = set.count_ones() as usize;
+            let gpus = (0..EXACT_UP_TO).map(|gpu| 1 << gpu).filter(|gpu| set & gpu != 0);
+            best[set] = if count < size {
+                0
+            } else if count.is_multiple_of(size) {
+                let lowest = set & set.wrapping_neg();
+                let blocks = (0..within.len()).filter(|block| block & !set == 0 && block & lowest != 0);
+                let blocks = blocks.filter(|block| block.count_ones() as usize == size);
+                blocks.map(|block| within[block] + best[set ^ block]).max().unwrap_or(0)
+            } else {
+                gpus.map(|gpu| best[set ^ gpu]).max().unwrap_or(0)
+            };
+        }
+        best
+    }
+
+    #[test]
+    fn the_tables_hold_what_their_definition_says() {
+        for (n, seed) in [(1, 1), (5, 2), (9, 3), (10, 4), (10, 5)] {
+            let wiring = wiring(n, seed);
+            let tables = wiring.tables().unwrap();
+            let mut worth = vec![0; 1 << n];
+            for set in 0..1 << n {
+                assert_eq!(tables.within[set], wiring.within(GpuSet::from_bits(set as u64)));
+            }
+            for size in 2..=n {
+                let plain = plain(&tables.within, size);
+                assert_eq!(wiring.packing(size).unwrap(), plain, "packings of {n} GPUs into sets of {size}");
+                worth.iter_mut().zip(&plain).for_each(|(worth, packing)| *worth += packing);
+            }
+            assert_eq!(&*tables.worth, &worth);
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Works out why a gang has no place, for people.
 
-use std::collections::BTreeMap;
-
 use super::Eligibility;
 use super::ask::Question;
 use super::pack::Packer;
@@ -11,7 +9,7 @@ use super::table::Spread;
 use crate::gang::Gang;
 use crate::tree::ROOT;
 use crate::why::{Best, Excluded, Exclusion, NoRoom};
-use crate::{Cluster, Level};
+use crate::{Cluster, DomainName, Level, NodeName};
 
 /// What is asked for, in words: `2 workers × 8 GPUs`; groups are named where there are several.
 pub(super) fn wanted(gang: &Gang, workers: &[u32]) -> String {
@@ -37,6 +35,39 @@ pub(super) fn wanted(gang: &Gang, workers: &[u32]) -> String {
     if parts.is_empty() { "no workers".to_owned() } else { parts.join(" + ") }
 }
 
+/// How many workers of the gang fit where, by number of domain and seat.
+struct Fits {
+    domains: Vec<u32>,
+    seats: Vec<u32>,
+}
+
+impl Fits {
+    fn of(&mut self, place: Place) -> &mut u32 {
+        match place {
+            Place::Domain(id) => &mut self.domains[id as usize],
+            Place::Seat(id) => &mut self.seats[id as usize],
+        }
+    }
+}
+
+/// Nodes excluded for one reason, so far.
+struct Counted<'a> {
+    group: usize,
+    reason: Exclusion,
+    nodes: u32,
+    first: &'a NodeName,
+    /// The domain that all of them are in.
+    domain: Option<&'a DomainName>,
+}
+
+impl<'a> Counted<'a> {
+    fn add(&mut self, name: &'a NodeName, domain: Option<&'a DomainName>) {
+        self.nodes += 1;
+        self.first = self.first.min(name);
+        self.domain = self.domain.filter(|_| self.domain == domain);
+    }
+}
+
 pub(super) fn no_room(
     cluster: &Cluster,
     gang: &Gang,
@@ -58,51 +89,60 @@ pub(super) fn no_room(
 
     // What every place has room for, per group. Groups are not yet set against each other here.
     let mut packer = Packer::default();
-    let mut fits: BTreeMap<Place, u32> = BTreeMap::new();
-    let mut excluded: BTreeMap<(usize, &'static str), (Exclusion, Vec<u32>)> = BTreeMap::new();
+    let mut fits = Fits { domains: vec![0; tree.domain_bound()], seats: vec![0; tree.seat_bound()] };
+    let mut excluded: Vec<Counted<'_>> = Vec::new();
+    let bound_depth = question.required.filter(|&depth| depth + 1 < levels);
+    let levels_above: Vec<Vec<u32>> = (0..levels - 1).map(|depth| tree.domains_at(depth)).collect();
     let seats = tree.seats_below(ROOT);
     for (nth, ask) in question.asks.iter().enumerate().filter(|&(nth, _)| workers[nth] > 0) {
         let mut room = vec![0; tree.seat_bound()];
         for &seat in &seats {
             match state.capacity(seat, ask, eligible) {
                 Ok(workers) => room[seat as usize] = workers,
-                Err(reason) => excluded.entry((nth, reason.word())).or_insert((reason, Vec::new())).1.push(seat),
+                Err(reason) => {
+                    let Some(seat) = tree.seat(seat) else { continue };
+                    let domain = bound_depth.and_then(|depth| seat.path[depth].as_ref());
+                    let word = reason.word();
+                    match excluded.iter_mut().find(|one| one.group == nth && one.reason.word() == word) {
+                        Some(one) => one.add(seat.name(), domain),
+                        None => excluded.push(Counted { group: nth, reason, nodes: 1, first: seat.name(), domain }),
+                    }
+                }
             }
         }
         let split = Spread::with_rooms(&state, ask, &mut packer, room, levels, Place::Domain(ROOT));
-        let mut add = |place: Place| *fits.entry(place).or_default() += split.room(place).min(workers[nth]);
+        let mut add = |place: Place| *fits.of(place) += split.room(place).min(workers[nth]);
         add(Place::Domain(ROOT));
-        (0..levels - 1).flat_map(|depth| tree.domains_at(depth)).for_each(|id| add(Place::Domain(id)));
+        levels_above.iter().flatten().for_each(|&id| add(Place::Domain(id)));
         seats.iter().for_each(|&seat| add(Place::Seat(seat)));
     }
     // Several groups compete for the same GPUs; no domain has room for more workers than it has GPUs for the smallest.
     let smallest = gang.groups.iter().map(|group| group.gpus).min().unwrap_or(0).max(1);
     if question.asks.len() > 1 {
-        for (&place, fits) in &mut fits {
-            let free = match place {
-                Place::Domain(id) => state.free_below(id),
-                Place::Seat(id) => state.free_on(id),
-            };
-            *fits = if gang.groups.iter().any(|group| group.gpus == 0) { *fits } else { (*fits).min(free / smallest) };
+        if gang.groups.iter().all(|group| group.gpus > 0) {
+            let domains = levels_above.iter().flatten().copied().chain([ROOT]);
+            for place in domains.map(Place::Domain).chain(seats.iter().map(|&seat| Place::Seat(seat))) {
+                let free = match place {
+                    Place::Domain(id) => state.free_below(id),
+                    Place::Seat(id) => state.free_on(id),
+                };
+                let fits = fits.of(place);
+                *fits = (*fits).min(free / smallest);
+            }
         }
     }
 
-    let mut best = vec![Best {
-        level: None,
-        domain: None,
-        fits: fits.get(&Place::Domain(ROOT)).copied().unwrap_or(0),
-        domains: 1,
-    }];
+    let mut best = vec![Best { level: None, domain: None, fits: *fits.of(Place::Domain(ROOT)), domains: 1 }];
     for depth in 0..levels {
         let (level, places): (Level, Vec<Place>) = match cluster.levels().get(depth) {
-            Some(level) => (level.name.clone(), tree.domains_at(depth).into_iter().map(Place::Domain).collect()),
+            Some(level) => (level.name.clone(), levels_above[depth].iter().map(|&id| Place::Domain(id)).collect()),
             None => (Level::host(), seats.iter().map(|&seat| Place::Seat(seat)).collect()),
         };
         let bound = question.bound_to.filter(|_| question.required == Some(depth));
         let candidates = places.iter().copied().filter(|&place| bound.is_none_or(|bound| bound == place));
         // The first of those with the most room.
-        let top = candidates.rev().max_by_key(|place| fits.get(place).copied().unwrap_or(0));
-        let room = top.and_then(|place| fits.get(&place).copied()).unwrap_or(0);
+        let top = candidates.rev().max_by_key(|&place| *fits.of(place));
+        let room = top.map_or(0, |place| *fits.of(place));
         let name = |place: Place| match place {
             Place::Domain(id) => tree.domain(id).key.name.clone(),
             Place::Seat(id) => tree.seat(id).map(|seat| seat.name().as_str().into()),
@@ -111,22 +151,15 @@ pub(super) fn no_room(
         best.push(Best { level: Some(level), domain, fits: room, domains: places.len() as u32 });
     }
 
-    let bound_depth = question.required.filter(|&depth| depth + 1 < levels);
+    excluded.sort_by_key(|one| (one.group, one.reason.word()));
     let mut excluded: Vec<Excluded> = excluded
         .into_iter()
-        .filter_map(|((nth, _), (reason, mut seats))| {
-            seats.sort_by_key(|&id| tree.seat(id).map(|seat| seat.name().clone()));
-            let first = tree.seat(*seats.first()?)?;
-            let mut domains = seats.iter().map(|&seat| Some(tree.seat(seat)?.path[bound_depth?].clone()));
-            let domain = domains.next().flatten().flatten();
-            let same = domains.all(|other| other.flatten() == domain);
-            Some(Excluded {
-                group: gang.groups[nth].name.clone(),
-                reason,
-                nodes: seats.len() as u32,
-                example: first.name().clone(),
-                domain: domain.filter(|_| same),
-            })
+        .map(|one| Excluded {
+            group: gang.groups[one.group].name.clone(),
+            reason: one.reason,
+            nodes: one.nodes,
+            example: one.first.clone(),
+            domain: one.domain.cloned(),
         })
         .collect();
     excluded.sort_by(|a, b| b.nodes.cmp(&a.nodes).then_with(|| a.reason.cmp(&b.reason)));

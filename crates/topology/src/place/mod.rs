@@ -23,11 +23,14 @@
 
 mod ask;
 mod explain;
+mod knapsack;
 mod pack;
 mod ranks;
 mod room;
+mod several;
 mod solve;
 mod table;
+mod vacancy;
 
 use std::fmt;
 

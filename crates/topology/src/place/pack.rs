@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::choose::worth;
+use crate::tree::BuildMixing;
 use crate::wiring::each_subset;
 use crate::{GpuSet, Node, Wiring, choose};
 
@@ -26,7 +27,7 @@ pub(super) struct Packed {
 /// Packings already made, since equal nodes ask for the same again and again.
 #[derive(Default)]
 pub(super) struct Packer {
-    known: HashMap<(*const Wiring, GpuSet, u32, u32), Rc<Packed>>,
+    known: HashMap<(*const Wiring, GpuSet, u32, u32), Rc<Packed>, BuildMixing>,
 }
 
 impl Packer {
@@ -69,7 +70,7 @@ fn cut(node: &Node, free: GpuSet, each: usize, workers: usize) -> (Vec<GpuSet>, 
             while let Some(lowest) = rest.lowest() {
                 let all = rest.bits() as usize;
                 let mut block = None;
-                each_subset(all & !(1 << lowest), each - 1, 1 << lowest, &mut |set| {
+                each_subset(all & !(1 << lowest), each - 1, 1 << lowest, None, &mut |set| {
                     if block.is_none() && tables.within[set] + packing[all ^ set] == packing[all] {
                         block = Some(set);
                     }

@@ -184,7 +184,7 @@ impl<'a> State<'a> {
             return Err(Exclusion::WrongProduct { has });
         }
         let count = |set: GpuSet| set.len() as u32;
-        let healthy = suitable.intersection(node.healthy());
+        let healthy = suitable.intersection(seat.healthy);
         let unheld = count(healthy.difference(seat.taken)).saturating_sub(seat.unidentified);
         Err(if count(suitable) < needs {
             Exclusion::TooFewGpus { has: count(suitable), needs }

@@ -11,9 +11,6 @@ use crate::tree::{ROOT, Tree};
 use crate::why::NoPlacement;
 use crate::{Cluster, NodeName};
 
-/// Candidate domains that are tried for a gang of several groups before the search gives up.
-const MOST_CANDIDATES: usize = 20_000;
-
 pub(super) fn solve(
     cluster: &Cluster,
     gang: &Gang,
@@ -34,23 +31,23 @@ pub(super) fn solve(
 /// A place for so many workers of each group.
 #[derive(Clone)]
 pub(super) struct Found {
-    cost: Vec<i64>,
+    pub(super) cost: Vec<i64>,
     /// By group.
-    splits: Vec<Split>,
-    workers: Vec<u32>,
-    exact: bool,
+    pub(super) splits: Vec<Split>,
+    pub(super) workers: Vec<u32>,
+    pub(super) exact: bool,
 }
 
-struct Search<'a> {
-    cluster: &'a Cluster,
-    question: &'a Question<'a>,
-    eligible: Option<Eligibility<'a>>,
-    start: State<'a>,
-    packer: Packer,
+pub(super) struct Search<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) question: &'a Question<'a>,
+    pub(super) eligible: Option<Eligibility<'a>>,
+    pub(super) start: State<'a>,
+    pub(super) packer: Packer,
     /// Groups in the order in which they are placed: those with the most GPUs per worker first.
-    order: Vec<usize>,
+    pub(super) order: Vec<usize>,
     /// Whether a failure so far proves that there is no place.
-    proven: bool,
+    pub(super) proven: bool,
 }
 
 impl<'a> Search<'a> {
@@ -66,7 +63,7 @@ impl<'a> Search<'a> {
         Self { cluster, question, eligible, start, packer: Packer::default(), order, proven: true }
     }
 
-    fn levels(&self) -> usize {
+    pub(super) fn levels(&self) -> usize {
         self.cluster.levels().len() + 1
     }
 
@@ -76,25 +73,14 @@ impl<'a> Search<'a> {
         if wanted > 1 {
             self.several(workers)
         } else {
-            let candidates = self.candidates(self.question.required);
+            let bound = self.question.bound_to.or(self.question.asks.iter().find_map(|ask| ask.bound_to));
+            let candidates = if bound.is_some() { self.candidates(self.question.required) } else { Vec::new() };
             self.best_of(&candidates, workers)
         }
     }
 
-    /// Several groups: the innermost level of which one domain holds them all, else all over the cluster.
-    fn several(&mut self, workers: &[u32]) -> Option<Found> {
-        let outermost = self.question.required;
-        for depth in (outermost.unwrap_or(0)..self.levels()).rev() {
-            let candidates = self.candidates(Some(depth));
-            if let Some(found) = self.best_of(&candidates, workers) {
-                return Some(found);
-            }
-        }
-        if outermost.is_some() { None } else { self.best_of(&[Place::Domain(ROOT)], workers) }
-    }
-
     /// Domains of a level, those with running workers only where the gang is bound to one.
-    fn candidates(&self, depth: Option<usize>) -> Vec<Place> {
+    pub(super) fn candidates(&self, depth: Option<usize>) -> Vec<Place> {
         let tree = self.start.tree;
         let Some(depth) = depth else { return vec![Place::Domain(ROOT)] };
         if let (Some(bound), true) = (self.question.bound_to, self.question.required == Some(depth)) {
@@ -108,35 +94,12 @@ impl<'a> Search<'a> {
     }
 
     /// The candidate with the smallest objective.
-    fn best_of(&mut self, candidates: &[Place], workers: &[u32]) -> Option<Found> {
+    pub(super) fn best_of(&mut self, candidates: &[Place], workers: &[u32]) -> Option<Found> {
         let single = workers.iter().filter(|&&workers| workers > 0).count() <= 1;
         if single {
             return self.single(candidates, workers);
         }
-        let need: u64 =
-            self.order.iter().map(|&g| u64::from(self.question.asks[g].group.gpus) * u64::from(workers[g])).sum();
-        let mut best: Option<Found> = None;
-        let mut tried = 0;
-        for &candidate in candidates {
-            let free = match candidate {
-                Place::Domain(id) => self.start.free_below(id),
-                Place::Seat(id) => self.start.free_on(id),
-            };
-            if u64::from(free) < need {
-                continue;
-            }
-            tried += 1;
-            if tried > MOST_CANDIDATES {
-                self.proven = false;
-                break;
-            }
-            if let Some(found) = self.in_turn(candidate, workers)
-                && best.as_ref().is_none_or(|best| found.cost < best.cost)
-            {
-                best = Some(found);
-            }
-        }
-        best.map(|best| Found { exact: false, ..best })
+        self.best_of_several(candidates, workers)
     }
 
     /// One group: each candidate solved for itself.
@@ -152,62 +115,19 @@ impl<'a> Search<'a> {
         let ask = &self.question.asks[group];
         let top = Place::Domain(ROOT);
         let mut spread = Spread::new(&self.start, ask, &mut self.packer, self.eligible, levels, top);
-        let places = candidates.iter().flat_map(|&candidate| within(&self.start, candidate, ask)).collect();
-        let (cost, one) = spread.best(places, workers[group])?;
+        let (cost, one) = if self.question.bound_to.is_none() && ask.bound_to.is_none() {
+            // One domain of the innermost level required is one of each further out, too.
+            let outermost = self.question.required.max(ask.required).map_or(0, |depth| depth + 1);
+            spread.best_within(&[top], outermost, workers[group])?
+        } else {
+            let places = candidates.iter().flat_map(|&candidate| within(&self.start, candidate, ask)).collect();
+            spread.best(places, workers[group])?
+        };
         let exact = spread.exact;
         found.cost = cost;
         found.splits[group] = one;
         found.exact = exact;
         Some(found)
-    }
-
-    /// All groups in one candidate, one after the other.
-    fn in_turn(&mut self, candidate: Place, workers: &[u32]) -> Option<Found> {
-        let levels = self.levels();
-        let mut state = self.start.clone();
-        let mut found = Found {
-            cost: vec![0; Terms { levels }.width()],
-            splits: vec![Split::new(); workers.len()],
-            workers: workers.to_vec(),
-            exact: true,
-        };
-        for &group in &self.order {
-            if workers[group] == 0 {
-                continue;
-            }
-            let ask = &self.question.asks[group];
-            let mut spread = Spread::new(&state, ask, &mut self.packer, self.eligible, levels, candidate);
-            let best = spread.best(within(&self.start, candidate, ask), workers[group]);
-            let Some((cost, one)) = best else {
-                self.proven &= self.divisible();
-                return None;
-            };
-            for &(seat, workers) in &one {
-                let packed = packed(&state, ask, &mut self.packer, seat, workers);
-                let gpus = packed.sets.iter().copied().fold(crate::GpuSet::EMPTY, crate::GpuSet::union);
-                state.give(seat, ask.group, workers, gpus);
-            }
-            for (sum, term) in found.cost.iter_mut().zip(cost) {
-                *sum += term;
-            }
-            found.splits[group] = one;
-        }
-        Some(found)
-    }
-
-    /// Whether placing the groups one after the other, most GPUs first, finds a place wherever there is one: GPUs are
-    /// all that counts, nothing binds a group by itself, and each size divides the one before.
-    ///
-    /// For then a node with *c* free GPUs has room for ⌊c/g⌋ workers of the next size *g* less what the larger ones
-    /// took, and as *g* divides their sizes that does not depend on which nodes they went to.
-    fn divisible(&self) -> bool {
-        let groups = self.order.iter().map(|&group| &self.question.asks[group]);
-        let plain = groups.clone().all(|ask| {
-            let group = ask.group;
-            group.resources.is_empty() && group.product.is_none() && ask.required.is_none() && ask.slices.is_empty()
-        });
-        let sizes: Vec<u32> = groups.map(|ask| ask.group.gpus).filter(|&gpus| gpus > 0).collect();
-        plain && sizes.windows(2).all(|pair| pair[0].is_multiple_of(pair[1]))
     }
 
     /// As many workers as there is room for, no fewer than the minimum of each group: first the minima, then group after
@@ -340,7 +260,7 @@ fn unit(ask: &Ask<'_>) -> u32 {
 }
 
 /// The domains within `top` that may hold a whole group.
-fn within(state: &State<'_>, top: Place, ask: &Ask<'_>) -> Vec<Place> {
+pub(super) fn within(state: &State<'_>, top: Place, ask: &Ask<'_>) -> Vec<Place> {
     let tree = state.tree;
     let (Some(required), Place::Domain(id)) = (ask.required, top) else {
         return if ask.bound_to.is_none_or(|bound| contains(tree, bound, top)) { vec![top] } else { Vec::new() };

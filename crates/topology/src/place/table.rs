@@ -1,28 +1,26 @@
-//! The best split of one group's workers over domains, by dynamic programming over the tree.
-//!
-//! For a domain *d* let *f(d, t)* be the smallest objective with which exactly *t* workers fit below *d*. On a node it is
-//! computed; for a domain it is *own(d, t)* plus the least Σ *f(child, tᵢ)* over all splits Σ *tᵢ = t*. The objective is a
-//! vector compared term by term whose terms add up over the tree, and adding the same vector to two others keeps their
-//! order, so the best split of the whole is made of best splits of the parts. Slices only take values of *t* away: at
-//! their level a domain holds the gaps of the slices begun in it and whole slices.
+//! The best place for the workers of one group: which domain, and in it which split ([`knapsack`](super::knapsack)).
 //!
 //! # Which domains
 //! If no worker runs yet and some domain of a level has room for all, the optimum lies in one such domain: it uses one
-//! domain at that level and at each above, nothing uses fewer, and domains used come first in the objective. So the
-//! search goes down level by level while there are such domains. Those of the last level are taken in the order of a
-//! lower bound, until the bound exceeds the best found; what is below a domain that looks the same as one already
-//! solved ([`Domain::signature`](crate::tree::Domain)) is not solved again.
+//! domain at that level and at each above, nothing uses fewer, and domains used come first in the objective. So levels are
+//! tried from the node outwards until one has such a domain.
+//!
+//! The domains of a level are found best first, from the outermost inwards: what a domain, or any domain below it, costs at
+//! least is known from its sums. The one that costs least is opened (its children take its place) or, at the level
+//! tried, solved; that ends when the next one costs no less than the best found. So of most domains nothing is looked at but
+//! the sums of the one above. What looks the same as a domain solved before ([`Domain::signature`](crate::tree::Domain)) cannot
+//! be better than that one with all its nodes.
 
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::rc::Rc;
 
 use super::Eligibility;
 use super::pack::{Packed, Packer};
 use super::ranks::Place;
 use super::room::{Ask, State};
-use crate::tree::mix;
-
-/// Above this many steps of the dynamic programme (about a millisecond) a domain is split greedily, largest room first.
-const MOST_STEPS: u64 = 20_000;
+use super::vacancy::Vacancy;
+use crate::tree::{BuildMixing, ROOT, mix};
 
 /// Where the terms of the objective are in its vector, for a cluster of some number of levels.
 #[derive(Clone, Copy)]
@@ -58,40 +56,52 @@ impl Terms {
 /// Workers per seat.
 pub(super) type Split = Vec<(u32, u32)>;
 
+/// Terms of the objective that domains are compared by before they are solved: all but wires and worth, for up to four
+/// levels; of more levels the first terms, which bounds as well.
+const COMPARED: usize = 14;
+
+/// What a place costs at least.
+type Bound = [u32; COMPARED];
+
+/// Bits per level in the number by which places are ordered.
+const ORDER_BITS: u32 = 20;
+
+/// A place in the search: what anything in it costs at least, and its rank in the order of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    bound: Bound,
+    order: u128,
+    place: Place,
+    /// Which child of the domain above it is, if others that look alike come after it.
+    nth: Option<usize>,
+}
+
+/// What a domain costs at least, as far as that is known from others.
+#[derive(Clone)]
+enum Floor {
+    Unknown,
+    /// Nothing in it can be the best.
+    None,
+    Cost(Rc<[i64]>),
+}
+
+/// By signature of a domain: for each bound, which tells where it lies, its floor once that was asked for.
+type Floors = HashMap<u64, Vec<(Bound, Option<Floor>)>, BuildMixing>;
+
 /// The placing of one group on the cluster as it is in one state.
 pub(super) struct Spread<'s, 'a> {
-    state: &'s State<'a>,
-    ask: &'s Ask<'a>,
-    packer: &'s mut Packer,
-    terms: Terms,
-    rooms: Rooms,
-    /// Workers that a place must take at least, by slice level: gaps in slices begun there.
-    gaps: Vec<Vec<(Place, u32)>>,
+    pub(super) state: &'s State<'a>,
+    pub(super) ask: &'s Ask<'a>,
+    pub(super) packer: &'s mut Packer,
+    pub(super) terms: Terms,
+    pub(super) vacancy: Vacancy<'s, 'a>,
+    /// Whether the gang has workers somewhere already.
+    pub(super) begun: bool,
+    /// Lists to be used again.
+    pub(super) rooms: Vec<u32>,
+    pub(super) fewest: Vec<(u32, u32)>,
     /// Whether all that was found so far is proven best.
     pub(super) exact: bool,
-}
-
-/// How many workers places have room for.
-enum Rooms {
-    /// GPUs are all that counts and nothing was given away: the sums that the tree keeps say it.
-    Sums,
-    /// Worked out node by node below some place; by number, 0 elsewhere.
-    Known {
-        seats: Vec<u32>,
-        /// Slices considered.
-        domains: Vec<u32>,
-        /// What must go below a domain at least.
-        dues: Vec<u32>,
-    },
-}
-
-/// *f(d, ·)* of one place, and how it came about.
-struct Table {
-    /// Row *t* is *f(d, t)*.
-    cost: Vec<i64>,
-    /// Whether *t* workers can be there.
-    can: Vec<bool>,
-    parts: Vec<(Place, Table, Vec<u32>)>,
 }
 
 impl<'s, 'a> Spread<'s, 'a> {
@@ -100,27 +110,11 @@ impl<'s, 'a> Spread<'s, 'a> {
         state: &'s State<'a>,
         ask: &'s Ask<'a>,
         packer: &'s mut Packer,
-        eligible: Option<Eligibility<'_>>,
+        eligible: Option<Eligibility<'s>>,
         levels: usize,
         top: Place,
     ) -> Self {
-        let group = ask.group;
-        let plain =
-            group.gpus > 0 && group.product.is_none() && group.mig_profile.is_none() && group.resources.is_empty();
-        if plain && eligible.is_none() && ask.slices.is_empty() && state.is_untouched() {
-            let rooms = Rooms::Sums;
-            return Self { state, ask, packer, terms: Terms { levels }, rooms, gaps: Vec::new(), exact: true };
-        }
-        let tree = state.tree;
-        let mut seats = vec![0; tree.seat_bound()];
-        let below = match top {
-            Place::Domain(id) => tree.seats_below(id),
-            Place::Seat(id) => vec![id],
-        };
-        for id in below {
-            seats[id as usize] = state.capacity(id, ask, eligible).unwrap_or(0);
-        }
-        Self::with_rooms(state, ask, packer, seats, levels, top)
+        Self::over(state, ask, packer, Vacancy::new(state, ask, eligible, levels, top), levels)
     }
 
     /// With the room of every seat at and below `top` already known.
@@ -132,433 +126,326 @@ impl<'s, 'a> Spread<'s, 'a> {
         levels: usize,
         top: Place,
     ) -> Self {
-        let gaps = ask.slices.iter().map(|&(depth, size)| gaps(state, ask, depth, size)).collect();
-        let mut spread = Self { state, ask, packer, terms: Terms { levels }, rooms: Rooms::Sums, gaps, exact: true };
-        let mut domains = vec![0; state.tree.domain_bound()];
-        let mut dues = vec![0; state.tree.domain_bound()];
-        if let Place::Domain(id) = top {
-            spread.sum_up(id, &seats, &mut domains, &mut dues);
-        }
-        spread.rooms = Rooms::Known { seats, domains, dues };
-        spread
+        Self::over(state, ask, packer, Vacancy::known(state, ask, seats, levels, top), levels)
     }
 
-    fn sum_up(&self, id: u32, seats: &[u32], domains: &mut [u32], dues: &mut [u32]) {
-        let domain = self.state.tree.domain(id);
-        let (mut sum, mut due) = (0u32, 0u32);
-        for &child in &domain.children {
-            self.sum_up(child, seats, domains, dues);
-            sum = sum.saturating_add(domains[child as usize]);
-            due += dues[child as usize];
-        }
-        let host = self.terms.levels - 1;
-        for &seat in &domain.seats {
-            sum = sum.saturating_add(self.round(Place::Seat(seat), host, seats[seat as usize]));
-            due += self.gap(host, Place::Seat(seat)).map_or(0, |(gap, _)| gap);
-        }
-        domains[id as usize] = domain.depth.map_or(sum, |depth| self.round(Place::Domain(id), depth, sum));
-        let own = domain.depth.and_then(|depth| self.gap(depth, Place::Domain(id)));
-        dues[id as usize] = own.map_or(due, |(gap, _)| gap);
-    }
-
-    /// If a slice level has this depth: the gap of slices begun at a place, and the size of a slice.
-    fn gap(&self, depth: usize, place: Place) -> Option<(u32, u32)> {
-        let nth = self.ask.slices.iter().position(|&(at, _)| at == depth)?;
-        let gap = self.gaps[nth].iter().find(|(at, _)| *at == place).map_or(0, |&(_, gap)| gap);
-        Some((gap, self.ask.slices[nth].1))
-    }
-
-    /// The most of `room` that whole slices and begun ones can use at a place.
-    fn round(&self, place: Place, depth: usize, room: u32) -> u32 {
-        match self.gap(depth, place) {
-            Some((gap, size)) if room >= gap => gap + (room - gap) / size * size,
-            _ => room,
-        }
-    }
-
-    /// Whether a place may hold exactly `workers` new ones as far as slices go.
-    fn allowed(&self, place: Place, depth: usize, workers: u32) -> bool {
-        self.gap(depth, place).is_none_or(|(gap, size)| workers >= gap && (workers - gap).is_multiple_of(size))
+    fn over(
+        state: &'s State<'a>,
+        ask: &'s Ask<'a>,
+        packer: &'s mut Packer,
+        vacancy: Vacancy<'s, 'a>,
+        levels: usize,
+    ) -> Self {
+        let begun = !ask.running.is_empty() || state.is_begun();
+        let (rooms, fewest) = (Vec::new(), Vec::new());
+        Self { state, ask, packer, terms: Terms { levels }, vacancy, begun, rooms, fewest, exact: true }
     }
 
     /// The most workers that a place can take.
     pub(super) fn room(&self, place: Place) -> u32 {
-        match (&self.rooms, place) {
-            (Rooms::Known { domains, .. }, Place::Domain(id)) => domains[id as usize],
-            (Rooms::Known { seats, .. }, Place::Seat(id)) => {
-                self.round(place, self.terms.levels - 1, seats[id as usize])
-            }
-            (Rooms::Sums, Place::Domain(id)) => self.state.tree.domain(id).room(self.ask.group.gpus),
-            (Rooms::Sums, Place::Seat(id)) => self.state.seat(id).map_or(0, |seat| seat.room(self.ask.group.gpus)),
-        }
-    }
-
-    /// What a place must take at least: the gaps of slices begun at or below it.
-    fn due(&self, place: Place) -> u32 {
-        match (&self.rooms, place) {
-            (Rooms::Sums, _) => 0,
-            (Rooms::Known { dues, .. }, Place::Domain(id)) => dues[id as usize],
-            (_, Place::Seat(_)) => self.gap(self.terms.levels - 1, place).map_or(0, |(gap, _)| gap),
-        }
+        self.vacancy.room(place)
     }
 
     /// The depth of a place; the root has none.
-    fn depth(&self, place: Place) -> Option<usize> {
+    pub(super) fn depth(&self, place: Place) -> Option<usize> {
         match place {
             Place::Domain(id) => self.state.tree.domain(id).depth,
             Place::Seat(_) => Some(self.terms.levels - 1),
         }
     }
 
-    fn children(&self, place: Place) -> Vec<Place> {
-        let Place::Domain(id) = place else { return Vec::new() };
-        let domain = self.state.tree.domain(id);
-        let domains = domain.children.iter().map(|&id| Place::Domain(id));
-        let places = domains.chain(domain.seats.iter().map(|&id| Place::Seat(id)));
-        places.filter(|&place| self.room(place) > 0 || self.due(place) > 0).collect()
-    }
-
-    /// Whether a place has the labels of all levels that the group needs, as far out as it lies.
-    fn labelled(&self, place: Place) -> bool {
-        let tree = self.state.tree;
-        let inner = match place {
-            Place::Domain(id) => id,
-            Place::Seat(id) => tree.parent_of_seat(id),
-        };
-        self.ask.labels.iter().all(|(depth, _)| {
-            let above = tree.ancestors(inner).find(|&id| tree.domain(id).depth == Some(*depth));
-            above.is_none_or(|id| tree.domain(id).key.name.is_some())
-        })
-    }
-
     /// The best way to put exactly `workers` into one of `places`, all of one level, with its objective.
-    pub(super) fn best(&mut self, mut places: Vec<Place>, workers: u32) -> Option<(Vec<i64>, Split)> {
-        let fits = |this: &Self, place: Place| this.room(place) >= workers && this.labelled(place);
-        places.retain(|&place| fits(self, place));
-        let begun = !self.ask.running.is_empty() || self.state.is_begun();
-        if !begun {
-            // Nodes are not looked at one by one here: the lower bound knows how many a domain takes.
-            loop {
-                let domains = places.iter().flat_map(|&place| match place {
-                    Place::Domain(id) => self.state.tree.domain(id).children.as_slice(),
-                    Place::Seat(_) => &[],
-                });
-                let deeper = domains.map(|&id| Place::Domain(id)).filter(|&place| self.room(place) >= workers);
-                let deeper: Vec<Place> = deeper.collect();
-                if deeper.is_empty() {
-                    break;
-                }
-                places = deeper;
+    pub(super) fn best(&mut self, places: Vec<Place>, workers: u32) -> Option<(Vec<i64>, Split)> {
+        let outermost = places.first().map_or(0, |&place| self.level(place));
+        self.best_within(&places, outermost, workers)
+    }
+
+    /// The best way to put exactly `workers` into one domain of some level, not further out than the `outermost`, that is one
+    /// of `places` or lies in one. Levels are counted from the root here, which is 0.
+    pub(super) fn best_within(
+        &mut self,
+        places: &[Place],
+        outermost: usize,
+        workers: u32,
+    ) -> Option<(Vec<i64>, Split)> {
+        // Nodes are not told apart below a domain: the bound knows how many it takes, and the knapsack which.
+        let innermost = if self.begun { outermost } else { outermost.max(self.terms.levels - 1) };
+        let levels = outermost..=innermost;
+        if self.vacancy.can_assume_all() {
+            // First as if all nodes would do. If what is best then lies on nodes that do, it is best; most often it does. And
+            // what has no room then has none.
+            let exact = self.exact;
+            self.vacancy.assume_all(true);
+            let found = levels.clone().rev().find_map(|level| self.best_at(places, level, workers));
+            self.vacancy.assume_all(false);
+            let (cost, split) = found?;
+            if split.iter().all(|&(seat, workers)| self.vacancy.room(Place::Seat(seat)) >= workers) {
+                return Some((cost, split));
+            }
+            self.exact = exact;
+        }
+        levels.rev().find_map(|level| self.best_at(places, level, workers))
+    }
+
+    fn level(&self, place: Place) -> usize {
+        self.depth(place).map_or(0, |depth| depth + 1)
+    }
+
+    /// The best way to put exactly `workers` into one domain of a level that is one of `places` or lies in one.
+    fn best_at(&mut self, places: &[Place], level: usize, workers: u32) -> Option<(Vec<i64>, Split)> {
+        let mut open = BinaryHeap::new();
+        for (nth, &place) in places.iter().enumerate() {
+            if self.may_hold(place, workers) {
+                let bound = self.bound(self.outside(place, workers), place, level, workers);
+                open.push(Reverse(Candidate { bound, order: ranked(0, 0, nth), place, nth: None }));
             }
         }
-        let width = self.terms.width();
-        let mut bounds = Vec::with_capacity(places.len() * width);
-        for &place in &places {
-            self.bound(place, workers, begun, &mut bounds);
-        }
-        let bound = |at: usize| &bounds[at * width..(at + 1) * width];
-        let mut best: Option<(Vec<i64>, Split)> = None;
-        let mut open: Vec<usize> = (0..places.len()).collect();
-        // The next one is looked up as needed: most often the first is the last.
-        while let Some(nth) =
-            (0..open.len()).min_by(|&a, &b| bound(open[a]).cmp(bound(open[b])).then(open[a].cmp(&open[b])))
-        {
-            let at = open.swap_remove(nth);
-            if best.as_ref().is_some_and(|(cost, _)| bound(at) > cost.as_slice()) {
+        let mut best: Option<(Vec<i64>, Split, u128)> = None;
+        let mut floors = Floors::default();
+        while let Some(Reverse(candidate)) = open.pop() {
+            let Candidate { bound, order, place, nth } = candidate;
+            if best.as_ref().is_some_and(|(cost, ..)| bound > self.compared(cost)) {
                 break;
             }
-            if let Some(signature) = self.signature(places[at]) {
-                // The others like it come later in order, so they lose the tie.
-                open.retain(|&other| bound(other) != bound(at) || self.signature(places[other]) != Some(signature));
-            }
-            if let Some(found) = self.best_in(places[at], workers, begun)
-                && best.as_ref().is_none_or(|best| found.0 < best.0)
+            let floor = self.floor(place, bound, level, workers, &mut floors);
+            if let Floor::Cost(cost) = &floor
+                && self.compared(cost) > bound
             {
-                best = Some(found);
+                open.push(Reverse(Candidate { bound: self.compared(cost), ..candidate }));
+                continue;
             }
-        }
-        best
-    }
-
-    /// Appends what the objective of `workers` workers at a place is at least.
-    fn bound(&self, place: Place, workers: u32, begun: bool, bounds: &mut Vec<i64>) {
-        const LEAST: i64 = i64::MIN;
-        let start = bounds.len();
-        bounds.resize(start + self.terms.width(), 0);
-        let bound = &mut bounds[start..];
-        bound[self.terms.wires()] = LEAST;
-        bound[self.terms.worth()] = LEAST;
-        let (mut inner, from) = match place {
-            Place::Domain(id) => (id, self.depth(place).map_or(0, |depth| depth + 1)),
-            Place::Seat(id) => (self.state.tree.parent_of_seat(id), self.terms.levels - 1),
-        };
-        if !begun {
-            bound[from..self.terms.levels].fill(1);
-            if let Place::Domain(id) = place {
-                bound[self.terms.used(self.terms.levels - 1)] = i64::from(self.fewest_hosts(id, workers));
+            if let Some(nth) = nth {
+                self.open_next(place, nth + 1, (bound, order), workers, &mut open);
             }
-        }
-        while let Some(depth) = self.state.tree.domain(inner).depth {
-            add_domain(self.state, self.ask, self.terms, bound, inner, depth, workers);
-            inner = self.state.tree.domain(inner).parent;
-        }
-    }
-
-    /// The fewest nodes below a domain that have room for so many workers, or fewer.
-    fn fewest_hosts(&self, id: u32, workers: u32) -> u32 {
-        let domain = self.state.tree.domain(id);
-        let mut rest = workers;
-        let mut hosts = 0;
-        let mut take = |room: u32, nodes: u32| {
-            if rest > 0 && room > 0 {
-                let taken = rest.div_ceil(room).min(nodes);
-                hosts += taken;
-                rest = rest.saturating_sub(taken.saturating_mul(room));
-            }
-        };
-        match &self.rooms {
-            Rooms::Sums => {
-                for (free, &nodes) in domain.by_free.iter().enumerate().rev() {
-                    take(free as u32 / self.ask.group.gpus, nodes);
+            let at = self.level(place);
+            match (floor, place) {
+                (Floor::None, _) => {}
+                (Floor::Cost(cost), _) if best.as_ref().is_some_and(|best| (&*cost, order) >= (&best.0, best.2)) => {}
+                (_, Place::Domain(id)) if at < level => {
+                    self.open(id, at + 1, (bound, order), level, workers, &mut open);
+                }
+                _ if !self.vacancy.is_labelled(place) => {}
+                _ => {
+                    if let Some((cost, split)) = self.solved(place, workers)
+                        && best.as_ref().is_none_or(|best| (&cost, order) < (&best.0, best.2))
+                    {
+                        best = Some((cost, split, order));
+                    }
                 }
             }
-            Rooms::Known { seats, .. } if domain.children.is_empty() => {
-                let mut rooms: Vec<u32> = domain.seats.iter().map(|&seat| seats[seat as usize]).collect();
-                rooms.sort_unstable_by(|a, b| b.cmp(a));
-                rooms.into_iter().for_each(|room| take(room, 1));
-            }
-            Rooms::Known { .. } => take(u32::MAX, 1),
         }
-        hosts
+        best.map(|(cost, split, _)| (cost, split))
     }
 
-    /// Two innermost domains with the same signature and bound have equally good splits. None elsewhere, or if something
-    /// runs or was given away there.
-    fn signature(&self, place: Place) -> Option<u64> {
-        let Place::Domain(id) = place else { return None };
-        if self.state.is_begun() || !self.ask.running.is_empty() {
-            return None;
-        }
-        let domain = self.state.tree.domain(id);
-        match &self.rooms {
-            Rooms::Sums => Some(domain.signature),
-            Rooms::Known { seats, .. } if domain.children.is_empty() => {
-                let of = |&id: &u32| Some(mix(self.state.seat(id)?.signature ^ mix(u64::from(seats[id as usize]))));
-                Some(domain.seats.iter().filter_map(of).fold(0, u64::wrapping_add))
+    /// Puts what lies right below a domain in its place: of neighbours that look alike, the first.
+    fn open(
+        &self,
+        id: u32,
+        at: usize,
+        (above, order): (Bound, u128),
+        level: usize,
+        workers: u32,
+        open: &mut BinaryHeap<Reverse<Candidate>>,
+    ) {
+        let tree = self.state.tree;
+        let domain = tree.domain(id);
+        let mut last = None;
+        for (nth, &child) in domain.children.iter().enumerate() {
+            let place = Place::Domain(child);
+            if !self.may_hold(place, workers) {
+                continue;
             }
-            Rooms::Known { .. } => None,
+            // They cost the same at least, unless the gang is in one of them.
+            let look = (!self.begun && self.ask.slices.is_empty()).then(|| tree.domain(child).signature);
+            if look.is_none() || look != last {
+                let bound = self.bound(above, place, level, workers);
+                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: look.and(Some(nth)) }));
+            }
+            last = look;
         }
+        for (nth, &seat) in domain.seats.iter().enumerate() {
+            let place = Place::Seat(seat);
+            if self.may_hold(place, workers) {
+                let bound = self.bound(above, place, level, workers);
+                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: None }));
+            }
+        }
+    }
+
+    /// Puts the next domain that looks like its neighbour after it.
+    fn open_next(
+        &self,
+        place: Place,
+        from: usize,
+        (bound, order): (Bound, u128),
+        workers: u32,
+        open: &mut BinaryHeap<Reverse<Candidate>>,
+    ) {
+        let Place::Domain(id) = place else { return };
+        if self.skips_alike() && self.vacancy.is_plain() {
+            return;
+        }
+        let tree = self.state.tree;
+        let children = &tree.domain(tree.domain(id).parent).children;
+        let next = (from..children.len()).find(|&nth| self.may_hold(Place::Domain(children[nth]), workers));
+        let Some(nth) = next.filter(|&nth| tree.domain(children[nth]).signature == tree.domain(id).signature) else {
+            return;
+        };
+        let order = ranked(order & !ranked(0, self.level(place), usize::MAX), self.level(place), nth);
+        open.push(Reverse(Candidate { bound, order, place: Place::Domain(children[nth]), nth: Some(nth) }));
+    }
+
+    /// Whether what looks the same need not be looked at twice: signatures know nothing of products, slices, nor of what the
+    /// gang has already.
+    fn skips_alike(&self) -> bool {
+        !self.begun && self.ask.slices.is_empty() && self.ask.group.product.is_none()
+    }
+
+    fn may_hold(&self, place: Place, workers: u32) -> bool {
+        self.vacancy.at_most(place) >= workers
+    }
+
+    /// What the workers cost in a domain at least, as far as that is known from another one that looks the same.
+    ///
+    /// Where all nodes will do, nothing in the second domain of a look is better than what is, or will be, found in the first,
+    /// so it is passed over. Where some may not, the second and later ones are no better than any of them would be if all its
+    /// nodes did.
+    fn floor(&mut self, place: Place, bound: Bound, level: usize, workers: u32, floors: &mut Floors) -> Floor {
+        let Place::Domain(id) = place else { return Floor::Unknown };
+        if !self.skips_alike() {
+            return Floor::Unknown;
+        }
+        let look = self.state.tree.domain(id).signature;
+        match floors.get(&look).and_then(|seen| seen.iter().find(|seen| seen.0 == bound)) {
+            None => {
+                floors.entry(look).or_default().push((bound, None));
+                return Floor::Unknown;
+            }
+            Some(_) if self.vacancy.is_plain() => return Floor::None,
+            Some((_, Some(floor))) => return floor.clone(),
+            Some((_, None)) => {}
+        }
+        self.vacancy.assume_all(true);
+        let floor = self.best_at(&[place], level, workers).map_or(Floor::None, |(cost, _)| Floor::Cost(cost.into()));
+        self.vacancy.assume_all(false);
+        // Also under the bound that it comes back with once that is known.
+        let known = floors.entry(look).or_default();
+        known.retain(|seen| seen.0 != bound);
+        known.push((bound, Some(floor.clone())));
+        if let Floor::Cost(cost) = &floor {
+            known.push((self.compared(cost), Some(floor.clone())));
+        }
+        floor
     }
 
     /// The best way to put exactly `workers` below a place.
-    fn best_in(&mut self, place: Place, workers: u32, begun: bool) -> Option<(Vec<i64>, Split)> {
-        let one_host = match place {
-            // One node is the fewest that there can be, so the optimum is on one if any has the room.
-            Place::Domain(id) if !begun && workers > 0 => {
-                let seats = self.state.tree.domain(id).seats.iter().copied();
-                seats.filter(|&seat| self.room(Place::Seat(seat)) >= workers).collect()
-            }
-            Place::Domain(_) => Vec::new(),
-            Place::Seat(id) => vec![id],
-        };
-        if one_host.is_empty() {
-            let mut split = Split::new();
-            self.fill(place, workers, &mut split)?;
-            split.sort_unstable();
-            return Some((self.cost(&split), split));
+    fn solved(&mut self, place: Place, workers: u32) -> Option<(Vec<i64>, Split)> {
+        if self.vacancy.room(place) < workers {
+            return None;
         }
-        let splits = one_host.into_iter().map(|seat| vec![(seat, workers)]);
-        let mut best: Option<(Vec<i64>, Split)> = None;
-        for split in splits {
-            let cost = self.cost(&split);
-            if best.as_ref().is_none_or(|best| cost < best.0) {
-                best = Some((cost, split));
-            }
-        }
-        best
+        let mut split = Split::new();
+        self.fill(place, workers, &mut split)?;
+        Some((self.cost(&split), split))
     }
 
     fn cost(&mut self, split: &Split) -> Vec<i64> {
         cost(self.state, self.ask, self.packer, self.terms, split, &mut self.exact)
     }
 
-    fn fill(&mut self, place: Place, workers: u32, split: &mut Split) -> Option<()> {
-        let children = self.children(place);
-        if workers > 0 && children.iter().map(|&child| u64::from(self.room(child))).sum::<u64>() == u64::from(workers) {
-            // Every child is full: there is nothing to choose.
-            for child in children {
-                let room = self.room(child);
-                if room < self.due(child) {
-                    return None;
+    /// Of the objective, what bounds know.
+    fn compared(&self, cost: &[i64]) -> Bound {
+        std::array::from_fn(|term| if term < self.terms.wires() { cost[term] as u32 } else { 0 })
+    }
+
+    /// What the domains above a place cost.
+    fn outside(&self, place: Place, workers: u32) -> Bound {
+        let tree = self.state.tree;
+        let above = match place {
+            Place::Domain(ROOT) => return [0; COMPARED],
+            Place::Domain(id) => tree.domain(id).parent,
+            Place::Seat(id) => tree.parent_of_seat(id),
+        };
+        let mut bound = [0; COMPARED];
+        for id in tree.ancestors(above) {
+            if let Some(depth) = tree.domain(id).depth {
+                self.own(id, depth, workers, |term, value| set(&mut bound, term, value));
+            }
+        }
+        bound
+    }
+
+    /// What `workers` workers in one domain of a level cost at least if that is a place or lies in it, given the same of the
+    /// domain that the place is in.
+    fn bound(&self, above: Bound, place: Place, level: usize, workers: u32) -> Bound {
+        let levels = self.terms.levels;
+        let mut bound = above;
+        match place {
+            Place::Seat(id) => self.outline(id, workers, |term, value| set(&mut bound, term, value)),
+            Place::Domain(id) => {
+                if let Some(depth) = self.depth(place) {
+                    self.own(id, depth, workers, |term, value| set(&mut bound, term, value));
                 }
-                match child {
-                    Place::Seat(seat) => split.push((seat, room)),
-                    Place::Domain(_) => self.fill(child, room, split)?,
+                if !self.begun && workers > 0 {
+                    let at = self.level(place);
+                    let mut fewest = 1;
+                    for depth in at..levels {
+                        if depth == levels - 1 {
+                            fewest = fewest.max(self.vacancy.fewest_hosts(id, workers));
+                        } else if depth == at && at == level {
+                            fewest = self.vacancy.fewest_children(id, workers);
+                        }
+                        set(&mut bound, self.terms.used(depth), i64::from(fewest));
+                    }
                 }
             }
-            return Some(());
         }
-        if self.steps(place, workers) > MOST_STEPS {
-            self.exact = false;
-            return self.greedy(place, workers, split);
-        }
-        let table = self.table(place, workers);
-        if !*table.can.get(workers as usize)? {
+        bound
+    }
+
+    /// What a domain itself adds to the objective.
+    pub(super) fn own(&self, id: u32, depth: usize, workers: u32, add: impl FnMut(usize, i64)) {
+        add_domain(self.state, self.ask, self.terms, id, depth, workers, add);
+    }
+
+    /// What a node adds to the objective, before its GPUs are chosen.
+    pub(super) fn outline(&self, id: u32, workers: u32, add: impl FnMut(usize, i64)) {
+        outline(self.state, self.ask, self.terms, id, workers, add);
+    }
+
+    /// Domains with the same signature have equally good splits. None if something runs or was given away there.
+    pub(super) fn signature(&self, place: Place) -> Option<u64> {
+        let Place::Domain(id) = place else { return None };
+        if !self.skips_alike() {
             return None;
         }
-        collect(&table, place, workers, split);
-        Some(())
+        Some(if self.vacancy.is_plain() { self.state.tree.domain(id).signature } else { self.look(id) })
     }
 
-    /// Steps of the dynamic programme below a place.
-    fn steps(&self, place: Place, workers: u32) -> u64 {
-        let mut sum = 0u64;
-        let mut steps = 0u64;
-        for child in self.children(place) {
-            let room = u64::from(self.room(child).min(workers));
-            steps += (sum.min(u64::from(workers)) + 1) * (room + 1) + self.steps(child, workers);
-            sum += room;
-            if steps > MOST_STEPS {
-                break;
-            }
-        }
-        steps
-    }
-
-    /// Gaps first; then children where the gang has workers already, and in each case the child with the most room, as
-    /// much as fits; the last part goes where it fits best. Whole slices fit wherever there is room for them, so this
-    /// finds a split whenever there is one.
-    fn greedy(&mut self, place: Place, workers: u32, split: &mut Split) -> Option<()> {
-        let mut parts: Vec<(Place, u32, u32)> = Vec::new();
-        let mut rest = workers;
-        for child in self.children(place) {
-            let due = self.due(child);
-            rest = rest.checked_sub(due)?;
-            parts.push((child, due, self.room(child).checked_sub(due)?));
-        }
-        let is_new = |child: Place| match child {
-            Place::Domain(id) => !self.state.domain_is_used(id),
-            Place::Seat(id) => !self.state.seat_is_used(id),
+    /// A signature that knows the room of each node.
+    fn look(&self, id: u32) -> u64 {
+        let tree = self.state.tree;
+        let domain = tree.domain(id);
+        let seat = |&id: &u32| {
+            let room = u64::from(self.vacancy.room(Place::Seat(id)));
+            tree.seat(id).map_or(0, |seat| mix(seat.signature ^ mix(room)))
         };
-        parts.sort_by_key(|&(child, _, more)| (is_new(child), std::cmp::Reverse(more)));
-        let mut at = 0;
-        while rest > 0 {
-            let (child, _, more) = *parts.get(at)?;
-            if more >= rest {
-                let alike = parts[at..].iter().enumerate().filter(|(_, part)| is_new(part.0) == is_new(child));
-                let (last, _) = alike.filter(|(_, part)| part.2 >= rest).min_by_key(|(_, part)| part.2)?;
-                parts[at + last].1 += rest;
-                break;
-            }
-            parts[at].1 += more;
-            rest -= more;
-            at += 1;
-        }
-        for (child, part, _) in parts {
-            if part > 0 {
-                match child {
-                    Place::Seat(seat) => split.push((seat, part)),
-                    Place::Domain(_) => self.fill(child, part, split)?,
-                }
-            }
-        }
-        Some(())
-    }
-
-    fn table(&mut self, place: Place, limit: u32) -> Table {
-        let mut table = match place {
-            Place::Seat(id) => self.seat_table(id, limit),
-            Place::Domain(_) => self.domain_table(place, limit),
-        };
-        if let Some(depth) = self.depth(place) {
-            let width = self.terms.width();
-            for (workers, (cost, can)) in table.cost.chunks_mut(width).zip(&mut table.can).enumerate() {
-                *can &= self.allowed(place, depth, workers as u32);
-                if let (Place::Domain(id), true, true) = (place, *can, workers > 0) {
-                    add_domain(self.state, self.ask, self.terms, cost, id, depth, workers as u32);
-                }
-            }
-        }
-        table
-    }
-
-    fn seat_table(&mut self, id: u32, limit: u32) -> Table {
-        let most = self.room(Place::Seat(id)).min(limit);
-        let width = self.terms.width();
-        let mut cost = vec![0; (most as usize + 1) * width];
-        for (workers, sum) in cost.chunks_mut(width).enumerate().skip(1) {
-            let count = workers as u32;
-            add_seat(self.state, self.ask, self.packer, self.terms, sum, id, count, &mut self.exact);
-        }
-        Table { cost, can: vec![true; most as usize + 1], parts: Vec::new() }
-    }
-
-    fn domain_table(&mut self, place: Place, limit: u32) -> Table {
-        let width = self.terms.width();
-        let mut sum = Table { cost: vec![0; width], can: vec![true], parts: Vec::new() };
-        let mut row = vec![0; width];
-        for child in self.children(place) {
-            let table = self.table(child, limit);
-            let most = (sum.can.len() + table.can.len() - 2).min(limit as usize);
-            let mut cost = vec![0; (most + 1) * width];
-            let mut can = vec![false; most + 1];
-            let mut taken = vec![0u32; most + 1];
-            // Smallest part first: among equals, earlier children get more.
-            for part in (0..table.can.len().min(most + 1)).filter(|&part| table.can[part]) {
-                let own = &table.cost[part * width..(part + 1) * width];
-                for before in (0..sum.can.len().min(most + 1 - part)).filter(|&before| sum.can[before]) {
-                    let at = before + part;
-                    for ((row, a), b) in row.iter_mut().zip(&sum.cost[before * width..]).zip(own) {
-                        *row = a + b;
-                    }
-                    let best = &mut cost[at * width..(at + 1) * width];
-                    if !can[at] || row.as_slice() < &*best {
-                        best.copy_from_slice(&row);
-                        (can[at], taken[at]) = (true, part as u32);
-                    }
-                }
-            }
-            (sum.cost, sum.can) = (cost, can);
-            sum.parts.push((child, table, taken));
-        }
-        sum
+        let below = domain.children.iter().map(|&child| mix(self.look(child)));
+        let below = below.chain(domain.seats.iter().map(seat)).fold(0, u64::wrapping_add);
+        mix(below ^ u64::from(domain.free))
     }
 }
 
-/// Gaps of the slices of one level that running workers began, by the place where they are.
-fn gaps(state: &State<'_>, ask: &Ask<'_>, depth: usize, size: u32) -> Vec<(Place, u32)> {
-    let mut gaps: Vec<(Place, u32)> = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for (&index, &seat) in &ask.running {
-        let slice = index / size;
-        if !seen.insert(slice) {
-            continue;
-        }
-        let missing = ask.missing.iter().filter(|&&index| index / size == slice).count() as u32;
-        let place = Place::of(state.tree, seat, depth);
-        match gaps.iter_mut().find(|(at, _)| *at == place) {
-            Some((_, gap)) => *gap += missing,
-            None if missing > 0 => gaps.push((place, missing)),
-            None => {}
-        }
+fn set(bound: &mut Bound, term: usize, value: i64) {
+    if let Some(slot) = bound.get_mut(term) {
+        *slot = value as u32;
     }
-    gaps
 }
 
-/// Reads the split of `workers` off a table.
-fn collect(table: &Table, place: Place, workers: u32, split: &mut Split) {
-    if let Place::Seat(seat) = place {
-        if workers > 0 {
-            split.push((seat, workers));
-        }
-        return;
-    }
-    let mut rest = workers;
-    for (child, table, taken) in table.parts.iter().rev() {
-        let part = taken[rest as usize];
-        collect(table, *child, part, split);
-        rest -= part;
-    }
+/// Where the nth child of a place comes in the order of the tree. Beyond six levels or a million children, ties between
+/// equally good domains are no longer broken by name.
+fn ranked(parent: u128, level: usize, nth: usize) -> u128 {
+    let shift = (u128::BITS - ORDER_BITS).saturating_sub(level as u32 * ORDER_BITS);
+    parent | (nth as u128 & ((1 << ORDER_BITS) - 1)) << shift
 }
 
 /// The objective of a split, computed from nothing but the split.
@@ -575,7 +462,12 @@ pub(super) fn cost(
     // Domains by number: the innermost first, then what is above them, the same step for all since depths are equal.
     let mut domains: Vec<(u32, u32)> = Vec::with_capacity(split.len());
     for &(seat, workers) in split {
-        add_seat(state, ask, packer, terms, &mut sum, seat, workers, exact);
+        outline(state, ask, terms, seat, workers, |term, value| sum[term] += value);
+        let packed = packed(state, ask, packer, seat, workers);
+        sum[terms.weak()] += packed.weak;
+        sum[terms.wires()] -= packed.wires;
+        sum[terms.worth()] += packed.worth_lost;
+        *exact &= packed.exact;
         domains.push((tree.parent_of_seat(seat), workers));
     }
     loop {
@@ -589,41 +481,36 @@ pub(super) fn cost(
         });
         let Some(depth) = domains.first().and_then(|&(domain, _)| tree.domain(domain).depth) else { break };
         for (domain, workers) in &mut domains {
-            add_domain(state, ask, terms, &mut sum, *domain, depth, *workers);
+            add_domain(state, ask, terms, *domain, depth, *workers, |term, value| sum[term] += value);
             *domain = tree.domain(*domain).parent;
         }
     }
     sum
 }
 
-#[allow(clippy::too_many_arguments)]
-fn add_seat(
-    state: &State<'_>,
-    ask: &Ask<'_>,
-    packer: &mut Packer,
-    terms: Terms,
-    sum: &mut [i64],
-    id: u32,
-    workers: u32,
-    exact: &mut bool,
-) {
-    let packed = packed(state, ask, packer, id, workers);
+/// What a node adds to the objective, before its GPUs are chosen.
+fn outline(state: &State<'_>, ask: &Ask<'_>, terms: Terms, id: u32, workers: u32, mut add: impl FnMut(usize, i64)) {
     let depth = terms.levels - 1;
     let left = i64::from(state.free_on(id)) - i64::from(ask.group.gpus) * i64::from(workers);
-    sum[terms.used(depth)] += i64::from(!state.seat_is_used(id));
-    sum[terms.weak()] += packed.weak;
-    sum[terms.opened(depth)] += i64::from(state.seat_is_idle(id) && left > 0 && ask.group.gpus > 0);
-    sum[terms.left(depth)] += left;
-    sum[terms.wires()] -= packed.wires;
-    sum[terms.worth()] += packed.worth_lost;
-    *exact &= packed.exact;
+    add(terms.used(depth), i64::from(!state.seat_is_used(id)));
+    add(terms.opened(depth), i64::from(state.seat_is_idle(id) && left > 0 && ask.group.gpus > 0));
+    add(terms.left(depth), left);
 }
 
-fn add_domain(state: &State<'_>, ask: &Ask<'_>, terms: Terms, sum: &mut [i64], id: u32, depth: usize, workers: u32) {
+/// What a domain itself adds to the objective.
+fn add_domain(
+    state: &State<'_>,
+    ask: &Ask<'_>,
+    terms: Terms,
+    id: u32,
+    depth: usize,
+    workers: u32,
+    mut add: impl FnMut(usize, i64),
+) {
     let left = i64::from(state.free_below(id)) - i64::from(ask.group.gpus) * i64::from(workers);
-    sum[terms.used(depth)] += i64::from(!state.domain_is_used(id));
-    sum[terms.opened(depth)] += i64::from(state.domain_is_idle(id) && left > 0 && ask.group.gpus > 0);
-    sum[terms.left(depth)] += left;
+    add(terms.used(depth), i64::from(!state.domain_is_used(id)));
+    add(terms.opened(depth), i64::from(state.domain_is_idle(id) && left > 0 && ask.group.gpus > 0));
+    add(terms.left(depth), left);
 }
 
 /// The GPUs of `workers` workers on a seat.
