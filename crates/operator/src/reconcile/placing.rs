@@ -160,6 +160,7 @@ impl Work<'_> {
             required: level(topology.required),
             preferred: level(topology.preferred),
             placed: self.placed(),
+            ..Gang::default()
         }
     }
 

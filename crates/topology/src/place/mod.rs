@@ -23,13 +23,18 @@
 
 mod ask;
 mod explain;
+mod joint;
 mod knapsack;
+pub(crate) mod moves;
 mod pack;
 mod ranks;
+mod relations;
+pub mod rings;
 mod room;
 mod several;
 mod solve;
 mod table;
+mod terms;
 mod vacancy;
 
 use std::fmt;
@@ -45,7 +50,7 @@ pub type Eligibility<'a> = &'a dyn Fn(&Group, &NodeName) -> Result<(), Exclusion
 
 /// One worker and its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Worker {
     /// Its group.
     pub group: String,
@@ -61,7 +66,7 @@ pub struct Worker {
 
 /// One term of the objective.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Term {
     /// What is counted: `racks used`.
     pub name: String,
@@ -69,9 +74,21 @@ pub struct Term {
     pub value: i64,
 }
 
+/// What a group preferred, and what it got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Preference {
+    /// The group.
+    pub group: String,
+    /// The level of which one domain was to hold it.
+    pub level: Level,
+    /// In how many it is; 1 is what was preferred.
+    pub domains: u32,
+}
+
 /// A place for every worker that had none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Placement {
     /// The newly placed workers by rank. Those of [`Gang::placed`] stay and are not repeated.
     pub workers: Vec<Worker>,
@@ -81,6 +98,9 @@ pub struct Placement {
     pub left_out: u32,
     /// The preferred level, if there was one, and whether all workers are in one domain of it.
     pub preferred: Option<(Level, bool)>,
+    /// What single groups preferred, and what they got.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preferences: Vec<Preference>,
     /// Whether it is proven that no placement is better; if not, the search was bounded.
     pub exact: bool,
     /// What was placed, in words: `2 workers × 8 GPUs`.
@@ -107,6 +127,12 @@ impl fmt::Display for Placement {
             Some((level, true)) => write!(f, "; all in one {level}, as preferred")?,
             Some((level, false)) => write!(f, "; not all in one {level}, though preferred: none has the room")?,
             None => {}
+        }
+        for Preference { group, level, domains } in &self.preferences {
+            match domains {
+                0 | 1 => write!(f, "; {group:?} in one {level}, as preferred")?,
+                n => write!(f, "; {group:?} in {n} {level}s, though one was preferred")?,
+            }
         }
         match self.left_out {
             0 => {}

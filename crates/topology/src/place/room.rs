@@ -25,6 +25,21 @@ pub(super) struct Ask<'a> {
     pub(super) slices: Vec<(usize, u32)>,
     /// Levels whose label a node must have.
     pub(super) labels: Vec<(usize, Level)>,
+    /// Who leads this group, if there are several leaders.
+    pub(super) led: Option<Led>,
+}
+
+/// Leaders of a group, each for as many consecutive workers.
+#[derive(Clone, Debug)]
+pub(super) struct Led {
+    /// The group of the leaders.
+    pub(super) by: usize,
+    /// The level at which a leader is with its workers.
+    pub(super) depth: usize,
+    /// Workers of each leader.
+    pub(super) size: u32,
+    /// Seats of the leaders that run, by index.
+    pub(super) running: BTreeMap<u32, u32>,
 }
 
 /// The cluster less what was given to the gang so far.
@@ -69,6 +84,11 @@ impl<'a> State<'a> {
     /// Whether the gang has a worker anywhere.
     pub(super) fn is_begun(&self) -> bool {
         !self.used_seats.is_empty()
+    }
+
+    /// What a seat has left beside GPUs.
+    pub(super) fn spare(&self, id: u32) -> Option<&Resources> {
+        self.changed.get(&id).map(|room| &room.spare).or_else(|| self.seat(id).map(|seat| &seat.spare))
     }
 
     /// GPUs of a seat that a worker of `group` may get.
