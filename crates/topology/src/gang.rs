@@ -147,7 +147,7 @@ pub struct Placed {
 
 /// The gang contradicts itself or names what is not there; no cluster could hold it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "camelCase", tag = "kind", content = "what")]
+#[serde(rename_all = "camelCase", tag = "kind", content = "what", deny_unknown_fields)]
 pub enum InvalidGang {
     /// Not a level of this cluster.
     #[error("level {level} is unknown: use one of {known}")]

@@ -97,6 +97,7 @@
 #![deny(missing_docs)]
 
 pub mod choose;
+mod chosen;
 mod cluster;
 mod gang;
 mod gpu;
@@ -107,6 +108,7 @@ mod pages;
 pub mod place;
 mod resources;
 mod seat;
+pub mod situation;
 mod tree;
 mod trie;
 pub mod what_if;
@@ -125,6 +127,7 @@ pub use place::rings::{Ring, Rings};
 pub use place::{Eligibility, Placement, Preference, Term, Worker, place, place_where};
 pub use resources::Resources;
 pub use seat::Seat;
+pub use situation::{Asked, Situation, Unreadable, Verdict};
 pub use what_if::{Addition, Running, smallest_addition};
 pub use why::{Best, Excluded, Exclusion, NoPlacement, NoRoom};
 pub use wire::{NotAWire, Path, Wire};

@@ -37,6 +37,15 @@ pub(super) fn wanted(gang: &Gang, workers: &[u32]) -> String {
     if parts.is_empty() { "no workers".to_owned() } else { parts.join(" + ") }
 }
 
+/// What binds groups beyond their own level, in words.
+fn relations(gang: &Gang) -> Vec<String> {
+    let balanced = gang.groups.iter().filter_map(|group| {
+        let crate::gang::Balance { level, most } = group.balanced.as_ref()?;
+        Some(format!("at most {} of {:?} in one {level}", (*most)?, group.name))
+    });
+    gang.relations.iter().map(ToString::to_string).chain(balanced).collect()
+}
+
 pub(super) fn no_room(
     cluster: &Cluster,
     gang: &Gang,
@@ -134,6 +143,7 @@ pub(super) fn no_room(
         wanted: wanted(gang, &workers),
         workers: workers.iter().sum(),
         required: gang.required.clone(),
+        relations: relations(gang),
         best,
         excluded,
         nodes: seats.len() as u32,

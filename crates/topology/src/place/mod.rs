@@ -147,7 +147,7 @@ impl fmt::Display for Placement {
 }
 
 impl Placement {
-    /// The same as lines: terms, then workers by rank.
+    /// The same as lines: terms, then workers by rank. [`Self::tree_on`] sets them into the levels of the cluster.
     pub fn tree(&self) -> String {
         let mut lines = vec![self.to_string()];
         lines.extend(self.terms.iter().map(|term| format!("  {}: {}", term.name, term.value)));
@@ -161,6 +161,35 @@ impl Placement {
                 worker.node,
                 gpus.join(",")
             ));
+        }
+        lines.join("\n")
+    }
+}
+
+impl Placement {
+    /// The same with the workers under the domains and nodes that they are in.
+    pub fn tree_on(&self, cluster: &Cluster) -> String {
+        let mut lines = vec![self.to_string()];
+        lines.extend(self.terms.iter().map(|term| format!("  {}: {}", term.name, term.value)));
+        let mut before: Vec<String> = Vec::new();
+        let tree = cluster.tree();
+        for worker in &self.workers {
+            let Some(seat) = tree.seat_id(&worker.node) else { continue };
+            let mut path: Vec<String> = Vec::new();
+            for (depth, level) in cluster.levels().iter().enumerate() {
+                let name = tree.domain_of_seat(seat, depth).and_then(|id| tree.domain(id).key.name.clone());
+                path.push(format!("{} {}", level.name, name.as_ref().map_or("without a name", |name| name.as_str())));
+            }
+            path.push(format!("host {}", worker.node));
+            // From where this path leaves the one before.
+            let same = path.iter().zip(&before).take_while(|(a, b)| a == b).count();
+            for (depth, part) in path.iter().enumerate().skip(same) {
+                lines.push(format!("{}└ {part}", "  ".repeat(depth)));
+            }
+            let gpus: Vec<&str> = worker.gpus.iter().map(GpuUuid::as_str).collect();
+            let indent = "  ".repeat(path.len());
+            lines.push(format!("{indent}└ rank {} {}-{}: {}", worker.rank, worker.group, worker.index, gpus.join(",")));
+            before = path;
         }
         lines.join("\n")
     }

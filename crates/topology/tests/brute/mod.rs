@@ -1,6 +1,8 @@
 //! Brute force that the property tests share: what the documentation defines, computed in the plainest way.
 #![allow(dead_code, reason = "each test file uses some")]
 
+pub mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
