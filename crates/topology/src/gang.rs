@@ -48,6 +48,9 @@ pub struct Group {
     /// Only MIG devices of this profile; none means whole GPUs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mig_profile: Option<String>,
+    /// What must join any two GPUs of a worker at least; none means that anything will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_by: Option<Joined>,
     /// All workers of this group must be in one domain of this level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required: Option<Level>,
@@ -66,6 +69,35 @@ impl Group {
     /// A group of `replicas` workers with `gpus` each and nothing else asked for.
     pub fn new(name: &str, replicas: u32, gpus: u32) -> Self {
         Self { name: name.to_owned(), replicas, gpus, ..Self::default() }
+    }
+}
+
+/// What must join two GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Joined {
+    /// A wire that does not leave the socket, or NVLink.
+    Socket,
+    /// NVLink, direct or through NVSwitch.
+    Nvlink,
+}
+
+impl Joined {
+    /// The least [`Wiring::grade`](crate::Wiring::grade).
+    pub(crate) fn grade(self) -> u8 {
+        match self {
+            Self::Socket => 1,
+            Self::Nvlink => 2,
+        }
+    }
+}
+
+impl fmt::Display for Joined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Socket => "within a socket",
+            Self::Nvlink => "by NVLink",
+        })
     }
 }
 

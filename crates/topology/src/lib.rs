@@ -118,7 +118,7 @@ mod wiring;
 
 pub use choose::{Choice, NoChoice, choose};
 pub use cluster::{Claim, Cluster, LevelLabel, LevelsError, Member, Standing};
-pub use gang::{Balance, Gang, Group, InvalidGang, Placed, Relation, Slice};
+pub use gang::{Balance, Gang, Group, InvalidGang, Joined, Placed, Relation, Slice};
 pub use gpu::{Gpu, Health};
 pub use gpu_set::GpuSet;
 pub use name::{DomainName, GpuUuid, Level, NodeName, Owner};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gang::InvalidGang;
+use crate::gang::{InvalidGang, Joined};
 use crate::{DomainName, Level, NodeName};
 
 /// Why a node can take no worker of a group.
@@ -65,6 +65,15 @@ pub enum Exclusion {
         /// How many a worker needs.
         needs: u32,
     },
+    /// Enough of its GPUs are free, but wires join too few of them.
+    Wires {
+        /// What must join them.
+        joined: Joined,
+        /// How many are so joined at most.
+        has: u32,
+        /// How many a worker needs.
+        needs: u32,
+    },
     /// Another resource runs short.
     Resource {
         /// Its name.
@@ -95,6 +104,7 @@ impl Exclusion {
             Self::GpusUnhealthy { .. } => "GPUs unhealthy",
             Self::GpusTaken { .. } => "GPUs taken",
             Self::PlannedForAnother { .. } => "planned for another",
+            Self::Wires { .. } => "wires",
             Self::Resource { .. } => "other resource",
             Self::Other { .. } => "other",
         }
@@ -114,6 +124,7 @@ impl fmt::Display for Exclusion {
             Self::GpusUnhealthy { healthy, needs } => write!(f, " ({healthy} of {needs} healthy)"),
             Self::GpusTaken { free, needs } => write!(f, " ({free} of {needs} left)"),
             Self::PlannedForAnother { free, needs } => write!(f, " ({free} of {needs} left)"),
+            Self::Wires { joined, has, needs } => write!(f, " ({has} of {needs} joined {joined})"),
             Self::Resource { name, free, needs } => write!(f, " ({name}: {free} of {needs} left)"),
         }
     }

@@ -13,6 +13,9 @@ fn level() -> impl Strategy<Value = Level> {
     prop_oneof![Just("zone"), Just("block"), Just("rack"), Just("host")].prop_map(Level::from)
 }
 
+/// Replicas, GPUs, required and preferred level, balance, level of a slice, whether it needs much processor.
+type Drawn = (u32, u32, Option<Level>, Option<Level>, Option<(Level, Option<u32>)>, Option<Level>, bool);
+
 fn groups(most: usize, replicas: u32) -> impl Strategy<Value = Vec<Group>> {
     let one = (
         1..=replicas,
@@ -24,10 +27,8 @@ fn groups(most: usize, replicas: u32) -> impl Strategy<Value = Vec<Group>> {
         prop::bool::weighted(0.2),
     );
     prop::collection::vec(one, 1..=most).prop_map(|groups| {
-        let make = |(nth, (replicas, gpus, required, preferred, balanced, slice, hungry)): (
-            usize,
-            (_, _, _, _, Option<(Level, Option<u32>)>, Option<Level>, bool),
-        )| {
+        let make = |(nth, drawn): (usize, Drawn)| {
+            let (replicas, gpus, required, preferred, balanced, slice, hungry) = drawn;
             let mut group = Group::new(["a", "b", "c"][nth], replicas, gpus);
             (group.required, group.preferred) = (required, preferred);
             group.balanced = balanced.map(|(level, most)| Balance { level, most });

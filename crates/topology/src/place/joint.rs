@@ -46,7 +46,9 @@ impl Rooms {
         let tree = state.tree;
         let mut seats = vec![vec![0; tree.seat_bound()]; asks.len()];
         let mut domains = vec![vec![0u32; tree.domain_bound()]; asks.len()];
-        let mut crossing = false;
+        // Nor is it known which sets of one group that needs wires leave the most to another.
+        let wired = asks.iter().filter(|ask| ask.group.joined_by.is_some() && ask.group.gpus > 1).count();
+        let mut crossing = wired > 1;
         let filtered = asks.iter().any(|ask| ask.group.product.is_some());
         for seat in tree.seats_below(ROOT) {
             for (group, ask) in asks.iter().enumerate() {
@@ -453,7 +455,10 @@ impl<'s, 'a> Joint<'s, 'a> {
                 && each > 0
                 && let Some(node) = self.state.seat(seat.id).map(|seat| &seat.member.node)
             {
-                let packed = self.packer.pack(node, free, each, workers);
+                let packed = self.packer.pack(node, free, ask.group, workers);
+                if packed.sets.len() < workers as usize {
+                    break;
+                }
                 taken = packed.sets.iter().copied().fold(given, GpuSet::union);
                 let more = [packed.weak, -packed.wires, packed.worth_lost];
                 seat.inside.iter_mut().zip(more).for_each(|(sum, term)| *sum += term);

@@ -23,6 +23,7 @@
 
 mod ask;
 mod explain;
+mod joined;
 mod joint;
 mod knapsack;
 pub(crate) mod moves;

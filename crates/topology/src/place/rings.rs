@@ -106,6 +106,9 @@ pub(super) fn in_ring(wiring: &Wiring, sets: &[GpuSet]) -> Vec<GpuSet> {
 /// one that comes first in order. Beyond [`EXACT_UP_TO`] sets each is followed by the nearest one left.
 fn ring(wiring: &Wiring, sets: &[GpuSet]) -> Vec<usize> {
     let n = sets.len();
+    if n <= 3 {
+        return (0..n).collect();
+    }
     let wire = |a: usize, b: usize| {
         let pairs = sets[a].iter().flat_map(|x| sets[b].iter().map(move |y| (x, y)));
         pairs.map(|(x, y)| wiring.wire(x, y).score()).max().unwrap_or(0)
@@ -113,7 +116,7 @@ fn ring(wiring: &Wiring, sets: &[GpuSet]) -> Vec<usize> {
     let wires: Vec<Vec<u32>> = (0..n).map(|a| (0..n).map(|b| if a == b { 0 } else { wire(a, b) }).collect()).collect();
     let mut all = wires.iter().enumerate().flat_map(|(a, row)| row.iter().enumerate().filter(move |&(b, _)| b != a));
     let first = all.next().map(|(_, &wire)| wire);
-    if n <= 3 || all.all(|(_, &wire)| Some(wire) == first) {
+    if all.all(|(_, &wire)| Some(wire) == first) {
         return (0..n).collect();
     }
     if n > EXACT_UP_TO {

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Eligibility;
 use super::ranks::Place;
+use super::{Eligibility, joined};
 use crate::gang::Group;
 use crate::tree::Tree;
 use crate::why::Exclusion;
@@ -190,10 +190,15 @@ impl<'a> State<'a> {
             return Ok(u32::MAX);
         }
         let free = self.free_count(id, group);
-        if free >= needs {
-            return Ok(free / needs);
-        }
         let node = &seat.member.node;
+        if free >= needs {
+            let Some(joined) = group.joined_by.filter(|_| needs > 1) else { return Ok(free / needs) };
+            let gpus = self.free(id, group);
+            return match joined::most(node.wiring(), gpus, needs as usize, joined).min(free / needs) {
+                0 => Err(Exclusion::Wires { joined, has: joined::largest(node.wiring(), gpus, joined), needs }),
+                room => Ok(room),
+            };
+        }
         let suitable = suitable(seat, group);
         if suitable.is_empty() && !node.gpus().is_empty() {
             let first = &node.gpus()[0];

@@ -258,7 +258,10 @@ impl Search<'_> {
         let plain = groups.clone().all(|ask| {
             let group = ask.group;
             let any = group.product.is_none() && group.mig_profile.is_none();
-            any && group.resources.is_empty() && ask.required.is_none() && ask.slices.is_empty()
+            any && group.joined_by.is_none()
+                && group.resources.is_empty()
+                && ask.required.is_none()
+                && ask.slices.is_empty()
         });
         let sizes: Vec<u32> = groups.map(|ask| ask.group.gpus).filter(|&gpus| gpus > 0).collect();
         let nested = sizes.windows(2).all(|pair| pair[0].is_multiple_of(pair[1]));

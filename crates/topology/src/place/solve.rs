@@ -1,11 +1,11 @@
 //! From a gang to a placement: candidate domains, group after group, and what to do when not all have room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::ask::{Question, question};
 use super::joint::Rooms;
-use super::pack::Packer;
+use super::pack::{Packed, Packer};
 use super::ranks::{Place, assign_all};
 use super::rings::in_ring;
 use super::room::{Ask, State};
@@ -29,8 +29,21 @@ pub(super) fn solve(
     }
     match search.partial(&full) {
         Some(found) => Ok(search.placement(gang, found)),
-        None => Err(NoPlacement::NoRoom(Box::new(explain::no_room(cluster, gang, &question, eligible, search.proven)))),
+        None => Err(NoPlacement::NoRoom(Box::new(explain::no_room(
+            cluster,
+            gang,
+            &question,
+            eligible,
+            search.proven && counts_are_exact(cluster, gang),
+        )))),
     }
+}
+
+/// Whether the room of every node is known exactly. Sets of GPUs joined in some way are not searched through on nodes of more
+/// GPUs than are tabled.
+fn counts_are_exact(cluster: &Cluster, gang: &Gang) -> bool {
+    let joined = gang.groups.iter().any(|group| group.joined_by.is_some() && group.gpus > 1);
+    !joined || cluster.nodes().all(|seat| seat.member.node.gpus().len() <= crate::EXACT_UP_TO)
 }
 
 /// A place for so many workers of each group.
@@ -51,7 +64,8 @@ pub(super) struct Search<'a> {
     pub(super) eligible: Option<Eligibility<'a>>,
     pub(super) start: State<'a>,
     pub(super) packer: Packer,
-    /// Groups in the order in which they are placed: those that only some GPUs suit, then those with the most GPUs per
+    /// Groups in the order in which they are placed: those that only some GPUs or
+    /// wires suit, then those with the most GPUs per
     /// worker.
     pub(super) order: Vec<usize>,
     /// Whether a failure so far proves that there is no place.
@@ -73,7 +87,8 @@ impl<'a> Search<'a> {
         let mut order: Vec<usize> = (0..question.asks.len()).collect();
         order.sort_by_key(|&group| {
             let group = question.asks[group].group;
-            (group.product.is_none() && group.mig_profile.is_none(), std::cmp::Reverse(group.gpus))
+            let any = group.product.is_none() && group.mig_profile.is_none();
+            (group.joined_by.is_none(), any, std::cmp::Reverse(group.gpus))
         });
         Self {
             cluster,
@@ -184,6 +199,7 @@ impl<'a> Search<'a> {
         let tree = self.cluster.tree();
         let levels = self.levels();
         let mut state = self.start.clone();
+        let mut rings: HashMap<*const Packed, Vec<GpuSet>> = HashMap::new();
         let mut sets: BTreeMap<(usize, u32), std::vec::IntoIter<GpuSet>> = BTreeMap::new();
         for &group in &self.order {
             let ask = &self.question.asks[group];
@@ -191,9 +207,12 @@ impl<'a> Search<'a> {
                 let packed = packed(&state, ask, &mut self.packer, seat, workers);
                 let gpus = packed.sets.iter().copied().fold(GpuSet::EMPTY, GpuSet::union);
                 state.give(seat, ask.group, workers, gpus);
-                let node = state.seat(seat).map(|seat| &seat.member.node);
-                let ringed = node.map_or_else(Vec::new, |node| in_ring(node.wiring(), &packed.sets));
-                sets.insert((group, seat), ringed.into_iter());
+                // Equal packings are one and the same, so that their ring is found once.
+                let ringed = rings.entry(Rc::as_ptr(&packed)).or_insert_with(|| {
+                    let node = state.seat(seat).map(|seat| &seat.member.node);
+                    node.map_or_else(Vec::new, |node| in_ring(node.wiring(), &packed.sets))
+                });
+                sets.insert((group, seat), ringed.clone().into_iter());
             }
         }
         let mut workers: Vec<(usize, u32, u32, Vec<crate::GpuUuid>)> = Vec::new();

@@ -1,5 +1,6 @@
 //! Every way to put several groups on a few nodes, and what the documentation says of each.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weft_topology::*;
@@ -9,6 +10,9 @@ use super::{domains, sets_on_node};
 /// Workers by group, then by node (as numbers).
 pub type Counts = Vec<Vec<u32>>;
 
+/// What workers on a node add to the objective and which GPUs they take, by node, free GPUs, GPUs of each, workers.
+type OnNode = HashMap<(usize, u64, usize, usize), ([i64; 3], GpuSet)>;
+
 /// A cluster and a gang, with what brute force asks again and again worked out once.
 pub struct World<'a> {
     pub gang: &'a Gang,
@@ -17,7 +21,7 @@ pub struct World<'a> {
     domains: Vec<Vec<String>>,
     depth: HashMap<Level, usize>,
     pub missing: Vec<u32>,
-    on_node: std::cell::RefCell<HashMap<(usize, u64, usize, usize), ([i64; 3], GpuSet)>>,
+    on_node: RefCell<OnNode>,
 }
 
 impl<'a> World<'a> {
