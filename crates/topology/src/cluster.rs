@@ -12,7 +12,7 @@ use crate::{GpuUuid, Level, Node, NodeName, Owner, Resources, Seat};
 
 /// One level above the node: its name in jobs and the node label whose value says which domain a node is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LevelLabel {
     /// As people write it: `rack`.
     pub name: Level,
@@ -29,7 +29,7 @@ impl LevelLabel {
 
 /// Whether new work may be put on a node at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "state")]
+#[serde(rename_all = "camelCase", tag = "state", deny_unknown_fields)]
 pub enum Standing {
     /// It may.
     #[default]
@@ -42,7 +42,7 @@ pub enum Standing {
 
 /// A node as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Member {
     /// Its GPUs and wires; without GPUs for a node that has none.
     pub node: Node,
@@ -59,7 +59,7 @@ pub struct Member {
 
 /// What one pod holds, or is to hold, on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Claim {
     /// The GPUs, where it is known which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -238,7 +238,7 @@ impl Cluster {
 
 /// The stored form of a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ClusterState {
     levels: Vec<LevelLabel>,
     #[serde(default)]
@@ -248,12 +248,19 @@ struct ClusterState {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct StoredClaim {
     node: NodeName,
     owner: Owner,
-    #[serde(flatten)]
-    claim: Claim,
+    // The fields of a claim, written out: flattened ones cannot be told from unknown ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gpus: Vec<GpuUuid>,
+    #[serde(default)]
+    unidentified_gpus: u32,
+    #[serde(default)]
+    resources: Resources,
+    #[serde(default)]
+    planned: bool,
 }
 
 impl TryFrom<ClusterState> for Cluster {
@@ -264,8 +271,8 @@ impl TryFrom<ClusterState> for Cluster {
         for member in state.nodes {
             cluster.upsert(member);
         }
-        for StoredClaim { node, owner, claim } in state.claims {
-            cluster.claim(&node, owner, claim);
+        for StoredClaim { node, owner, gpus, unidentified_gpus, resources, planned } in state.claims {
+            cluster.claim(&node, owner, Claim { gpus, unidentified_gpus, resources, planned });
         }
         Ok(cluster)
     }
@@ -277,10 +284,9 @@ impl From<Cluster> for ClusterState {
             .by_node
             .iter()
             .flat_map(|(node, claims)| claims.iter().map(move |(owner, claim)| (node, owner, claim)))
-            .map(|(node, owner, claim)| StoredClaim {
-                node: node.clone(),
-                owner: owner.clone(),
-                claim: claim.as_ref().clone(),
+            .map(|(node, owner, claim)| {
+                let Claim { gpus, unidentified_gpus, resources, planned } = claim.as_ref().clone();
+                StoredClaim { node: node.clone(), owner: owner.clone(), gpus, unidentified_gpus, resources, planned }
             })
             .collect();
         claims.sort_by(|a, b| (&a.node, &a.owner).cmp(&(&b.node, &b.owner)));

@@ -8,7 +8,7 @@ use crate::GpuUuid;
 
 /// Whether work may be put on a GPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "state")]
+#[serde(rename_all = "camelCase", tag = "state", deny_unknown_fields)]
 pub enum Health {
     /// Usable.
     #[default]
@@ -34,7 +34,7 @@ impl Health {
 
 /// A GPU, or a MIG device (then `mig_profile` is set, and devices of one physical GPU share its `pci_bus_id`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gpu {
     /// Identity; also the device id towards kubelet.
     pub uuid: GpuUuid,

@@ -97,6 +97,7 @@
 #![deny(missing_docs)]
 
 pub mod choose;
+mod chosen;
 mod cluster;
 mod gang;
 mod gpu;
@@ -108,6 +109,7 @@ pub mod place;
 mod resources;
 mod seat;
 mod shared;
+pub mod situation;
 mod tree;
 mod trie;
 pub mod what_if;
@@ -117,15 +119,17 @@ mod wiring;
 
 pub use choose::{Choice, NoChoice, choose};
 pub use cluster::{Claim, Cluster, LevelLabel, LevelsError, Member, Standing};
-pub use gang::{Gang, Group, InvalidGang, Placed, Slice};
+pub use gang::{Balance, Gang, Group, InvalidGang, Joined, Placed, Relation, Slice};
 pub use gpu::{Gpu, Health};
 pub use gpu_set::GpuSet;
 pub use name::{DomainName, GpuUuid, Level, NodeName, Owner};
 pub use node::{Assumption, Link, Node, NodeError, NodeFacts};
-pub use place::{Eligibility, Placement, Term, Worker, place, place_where};
+pub use place::rings::{Ring, Rings};
+pub use place::{Eligibility, Placement, Preference, Term, Worker, place, place_where};
 pub use resources::Resources;
 pub use seat::Seat;
-pub use what_if::{Addition, smallest_addition};
+pub use situation::{Asked, Situation, Unreadable, Verdict};
+pub use what_if::{Addition, Running, smallest_addition};
 pub use why::{Best, Excluded, Exclusion, NoPlacement, NoRoom};
 pub use wire::{NotAWire, Path, Wire};
 pub use wiring::{EXACT_UP_TO, Wiring};

@@ -10,7 +10,7 @@ use crate::{Gpu, GpuSet, GpuUuid, NodeName, Path, Wire, Wiring};
 
 /// One direction of the wire between two GPUs, as the machine reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Link {
     /// Where the question was asked: a place in [`NodeFacts::gpus`].
     pub from: u32,
@@ -22,7 +22,7 @@ pub struct Link {
 
 /// What an agent could find out about its machine: the input of [`Node::new`] and the form in which a node is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeFacts {
     /// The Kubernetes node's name.
     pub name: String,
@@ -42,7 +42,7 @@ pub struct NodeFacts {
 
 /// A gap or a contradiction in the facts, and what the model took instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind")]
+#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields)]
 pub enum Assumption {
     /// No wire was reported in either direction.
     MissingLink {

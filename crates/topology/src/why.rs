@@ -4,14 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gang::InvalidGang;
+use crate::gang::{InvalidGang, Joined};
 use crate::{DomainName, Level, NodeName};
 
 /// Why a node can take no worker of a group.
 ///
 /// Of several reasons the first in the order below is given; for GPUs it is the one without which they would suffice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "reason")]
+#[serde(rename_all = "camelCase", tag = "reason", deny_unknown_fields)]
 pub enum Exclusion {
     /// The node's labels do not match the node selector or affinity.
     Selector {
@@ -65,6 +65,15 @@ pub enum Exclusion {
         /// How many a worker needs.
         needs: u32,
     },
+    /// Enough of its GPUs are free, but wires join too few of them.
+    Wires {
+        /// What must join them.
+        joined: Joined,
+        /// How many are so joined at most.
+        has: u32,
+        /// How many a worker needs.
+        needs: u32,
+    },
     /// Another resource runs short.
     Resource {
         /// Its name.
@@ -95,6 +104,7 @@ impl Exclusion {
             Self::GpusUnhealthy { .. } => "GPUs unhealthy",
             Self::GpusTaken { .. } => "GPUs taken",
             Self::PlannedForAnother { .. } => "planned for another",
+            Self::Wires { .. } => "wires",
             Self::Resource { .. } => "other resource",
             Self::Other { .. } => "other",
         }
@@ -114,6 +124,7 @@ impl fmt::Display for Exclusion {
             Self::GpusUnhealthy { healthy, needs } => write!(f, " ({healthy} of {needs} healthy)"),
             Self::GpusTaken { free, needs } => write!(f, " ({free} of {needs} left)"),
             Self::PlannedForAnother { free, needs } => write!(f, " ({free} of {needs} left)"),
+            Self::Wires { joined, has, needs } => write!(f, " ({has} of {needs} joined {joined})"),
             Self::Resource { name, free, needs } => write!(f, " ({name}: {free} of {needs} left)"),
         }
     }
@@ -121,7 +132,7 @@ impl fmt::Display for Exclusion {
 
 /// Nodes excluded for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Excluded {
     /// The group that they cannot take a worker of.
     pub group: String,
@@ -138,7 +149,7 @@ pub struct Excluded {
 
 /// The domain of a level with room for the most workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Best {
     /// The level; none for the whole cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,7 +165,7 @@ pub struct Best {
 
 /// A gang for which there is no room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NoRoom {
     /// What was asked for, in words: `3 workers × 8 GPUs`.
     pub wanted: String,
@@ -163,6 +174,9 @@ pub struct NoRoom {
     /// The level of which one domain has to hold them all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required: Option<Level>,
+    /// What groups want of each other, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relations: Vec<String>,
     /// By level, outermost (the whole cluster) first.
     pub best: Vec<Best>,
     /// What excluded nodes, most nodes first.
@@ -174,7 +188,8 @@ pub struct NoRoom {
 }
 
 /// There is no place for the gang.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "camelCase", tag = "kind", content = "what", deny_unknown_fields)]
 pub enum NoPlacement {
     /// There is none in any cluster with these levels.
     #[error(transparent)]
@@ -191,10 +206,17 @@ impl fmt::Display for NoRoom {
         if let Some(level) = &self.required {
             write!(f, " {} one {level}", if level.is_host() { "on" } else { "in" })?;
         }
+        for relation in &self.relations {
+            write!(f, ", {relation}")?;
+        }
         let bound = self.best.iter().find(|best| best.level == self.required);
         match bound {
             _ if self.nodes == 0 => f.write_str("; the cluster has no nodes")?,
             Some(Best { fits: 0, .. }) => f.write_str("; no node has room for any")?,
+            Some(Best { domain, fits, .. }) if *fits >= self.workers => {
+                let place = domain.as_ref().map_or("the cluster", |domain| domain.as_str());
+                write!(f, "; {place} has room for each group alone, but not for all as they are to be placed")?;
+            }
             Some(Best { domain: Some(domain), fits, .. }) => {
                 write!(f, "; best is {domain} with room for {fits} of {}", self.workers)?;
             }
@@ -223,6 +245,7 @@ impl NoRoom {
             Some(level) => format!("needs {} in one {level}", self.wanted),
             None => format!("needs {}", self.wanted),
         }];
+        lines.extend(self.relations.iter().map(|relation| format!("  with {relation}")));
         for (depth, best) in self.best.iter().enumerate() {
             let indent = "  ".repeat(depth);
             let of = self.workers;

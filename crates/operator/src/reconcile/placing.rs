@@ -164,6 +164,7 @@ impl Work<'_> {
             required: level(topology.required),
             preferred: level(topology.preferred),
             placed: self.placed(),
+            ..Gang::default()
         }
     }
 

@@ -3,18 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ranks::Place;
+use super::relations::Rules;
 use super::room::Ask;
 use crate::gang::{Gang, Group, InvalidGang};
 use crate::{Cluster, GpuSet, Level};
 
 /// A gang in terms of the cluster's tree.
 pub(super) struct Question<'a> {
+    /// The gang asked about.
+    pub(super) gang: &'a Gang,
     /// One per group, in the gang's order.
     pub(super) asks: Vec<Ask<'a>>,
     /// The level that binds all groups.
     pub(super) required: Option<usize>,
     /// The domain of that level where workers run already.
     pub(super) bound_to: Option<Place>,
+    /// All that binds numbers of workers to domains.
+    pub(super) rules: Rules,
 }
 
 /// # Errors
@@ -63,7 +68,8 @@ pub(super) fn question<'a>(cluster: &Cluster, gang: &'a Gang) -> Result<Question
     for ask in &mut asks {
         ask.missing = (0..ask.group.replicas).filter(|index| !ask.running.contains_key(index)).collect();
     }
-    Ok(Question { asks, required, bound_to })
+    let rules = Rules::new(cluster, gang, &mut asks, required, bound_to)?;
+    Ok(Question { gang, asks, required, bound_to, rules })
 }
 
 fn ask<'a>(cluster: &Cluster, group: &'a Group, gang_level: Option<&Level>) -> Result<Ask<'a>, InvalidGang> {
@@ -95,17 +101,33 @@ fn ask<'a>(cluster: &Cluster, group: &'a Group, gang_level: Option<&Level>) -> R
         }
         slices.push((depth, slice.size));
     }
+    if let Some(level) = &group.preferred {
+        depth(cluster, level)?;
+    }
+    if group.balanced.as_ref().is_some_and(|balance| balance.most == Some(0)) {
+        return Err(InvalidGang::BalancedOnNothing(name()));
+    }
     let levels = gang_level.into_iter().chain(&group.required).chain(group.slices.iter().map(|slice| &slice.level));
+    let levels = levels.chain(group.balanced.iter().map(|balance| &balance.level));
     let mut labels: Vec<(usize, Level)> = Vec::new();
     for level in levels.filter(|level| !level.is_host()) {
         labels.push((depth(cluster, level)?, level.clone()));
     }
     labels.sort_unstable();
     labels.dedup();
-    Ok(Ask { group, missing: Vec::new(), running: BTreeMap::new(), required, bound_to: None, slices, labels })
+    Ok(Ask {
+        group,
+        missing: Vec::new(),
+        running: BTreeMap::new(),
+        required,
+        bound_to: None,
+        slices,
+        labels,
+        led: None,
+    })
 }
 
-fn depth(cluster: &Cluster, level: &Level) -> Result<usize, InvalidGang> {
+pub(super) fn depth(cluster: &Cluster, level: &Level) -> Result<usize, InvalidGang> {
     cluster.depth(level).ok_or_else(|| {
         let known: BTreeSet<_> = cluster.levels().iter().map(|level| level.name.as_str()).collect();
         let known: Vec<_> = known.into_iter().chain(["host"]).collect();

@@ -68,6 +68,15 @@ impl<'a> Counted<'a> {
     }
 }
 
+/// What binds groups beyond their own level, in words.
+fn relations(gang: &Gang) -> Vec<String> {
+    let balanced = gang.groups.iter().filter_map(|group| {
+        let crate::gang::Balance { level, most } = group.balanced.as_ref()?;
+        Some(format!("at most {} of {:?} in one {level}", (*most)?, group.name))
+    });
+    gang.relations.iter().map(ToString::to_string).chain(balanced).collect()
+}
+
 pub(super) fn no_room(
     cluster: &Cluster,
     gang: &Gang,
@@ -167,6 +176,7 @@ pub(super) fn no_room(
         wanted: wanted(gang, &workers),
         workers: workers.iter().sum(),
         required: gang.required.clone(),
+        relations: relations(gang),
         best,
         excluded,
         nodes: seats.len() as u32,

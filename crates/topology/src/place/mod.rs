@@ -23,13 +23,19 @@
 
 mod ask;
 mod explain;
+mod joined;
+mod joint;
 mod knapsack;
+pub(crate) mod moves;
 mod pack;
 mod ranks;
+mod relations;
+pub mod rings;
 mod room;
 mod several;
 mod solve;
 mod table;
+mod terms;
 mod vacancy;
 
 use std::fmt;
@@ -45,7 +51,7 @@ pub type Eligibility<'a> = &'a dyn Fn(&Group, &NodeName) -> Result<(), Exclusion
 
 /// One worker and its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Worker {
     /// Its group.
     pub group: String,
@@ -61,7 +67,7 @@ pub struct Worker {
 
 /// One term of the objective.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Term {
     /// What is counted: `racks used`.
     pub name: String,
@@ -69,9 +75,21 @@ pub struct Term {
     pub value: i64,
 }
 
+/// What a group preferred, and what it got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Preference {
+    /// The group.
+    pub group: String,
+    /// The level of which one domain was to hold it.
+    pub level: Level,
+    /// In how many it is; 1 is what was preferred.
+    pub domains: u32,
+}
+
 /// A place for every worker that had none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Placement {
     /// The newly placed workers by rank. Those of [`Gang::placed`] stay and are not repeated.
     pub workers: Vec<Worker>,
@@ -81,6 +99,9 @@ pub struct Placement {
     pub left_out: u32,
     /// The preferred level, if there was one, and whether all workers are in one domain of it.
     pub preferred: Option<(Level, bool)>,
+    /// What single groups preferred, and what they got.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preferences: Vec<Preference>,
     /// Whether it is proven that no placement is better; if not, the search was bounded.
     pub exact: bool,
     /// What was placed, in words: `2 workers × 8 GPUs`.
@@ -108,6 +129,12 @@ impl fmt::Display for Placement {
             Some((level, false)) => write!(f, "; not all in one {level}, though preferred: none has the room")?,
             None => {}
         }
+        for Preference { group, level, domains } in &self.preferences {
+            match domains {
+                0 | 1 => write!(f, "; {group:?} in one {level}, as preferred")?,
+                n => write!(f, "; {group:?} in {n} {level}s, though one was preferred")?,
+            }
+        }
         match self.left_out {
             0 => {}
             1 => f.write_str("; 1 worker beyond the minimum has no room")?,
@@ -121,7 +148,7 @@ impl fmt::Display for Placement {
 }
 
 impl Placement {
-    /// The same as lines: terms, then workers by rank.
+    /// The same as lines: terms, then workers by rank. [`Self::tree_on`] sets them into the levels of the cluster.
     pub fn tree(&self) -> String {
         let mut lines = vec![self.to_string()];
         lines.extend(self.terms.iter().map(|term| format!("  {}: {}", term.name, term.value)));
@@ -135,6 +162,35 @@ impl Placement {
                 worker.node,
                 gpus.join(",")
             ));
+        }
+        lines.join("\n")
+    }
+}
+
+impl Placement {
+    /// The same with the workers under the domains and nodes that they are in.
+    pub fn tree_on(&self, cluster: &Cluster) -> String {
+        let mut lines = vec![self.to_string()];
+        lines.extend(self.terms.iter().map(|term| format!("  {}: {}", term.name, term.value)));
+        let mut before: Vec<String> = Vec::new();
+        let tree = cluster.tree();
+        for worker in &self.workers {
+            let Some(seat) = tree.seat_id(&worker.node) else { continue };
+            let mut path: Vec<String> = Vec::new();
+            for (depth, level) in cluster.levels().iter().enumerate() {
+                let name = tree.domain_of_seat(seat, depth).and_then(|id| tree.domain(id).key.name.clone());
+                path.push(format!("{} {}", level.name, name.as_ref().map_or("without a name", |name| name.as_str())));
+            }
+            path.push(format!("host {}", worker.node));
+            // From where this path leaves the one before.
+            let same = path.iter().zip(&before).take_while(|(a, b)| a == b).count();
+            for (depth, part) in path.iter().enumerate().skip(same) {
+                lines.push(format!("{}└ {part}", "  ".repeat(depth)));
+            }
+            let gpus: Vec<&str> = worker.gpus.iter().map(GpuUuid::as_str).collect();
+            let indent = "  ".repeat(path.len());
+            lines.push(format!("{indent}└ rank {} {}-{}: {}", worker.rank, worker.group, worker.index, gpus.join(",")));
+            before = path;
         }
         lines.join("\n")
     }

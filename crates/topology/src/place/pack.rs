@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::joined;
 use crate::choose::worth;
+use crate::gang::{Group, Joined};
 use crate::tree::BuildMixing;
 use crate::wiring::each_subset;
 use crate::{GpuSet, Node, Wiring, choose};
@@ -24,26 +26,35 @@ pub(super) struct Packed {
     pub(super) exact: bool,
 }
 
+/// Wiring, free GPUs, GPUs of each worker, workers, and what has to join them.
+type Key = (*const Wiring, GpuSet, u32, u32, Option<Joined>);
+
 /// Packings already made, since equal nodes ask for the same again and again.
 #[derive(Default)]
 pub(super) struct Packer {
-    known: HashMap<(*const Wiring, GpuSet, u32, u32), Rc<Packed>, BuildMixing>,
+    known: HashMap<Key, Rc<Packed>, BuildMixing>,
 }
 
 impl Packer {
-    /// Sets of `each` GPUs for `workers` workers out of `free`; the caller knows that there are enough.
-    pub(super) fn pack(&mut self, node: &Node, free: GpuSet, each: u32, workers: u32) -> Rc<Packed> {
-        let key = (Arc::as_ptr(node.wiring()), free, each, workers);
-        self.known.entry(key).or_insert_with(|| Rc::new(pack(node, free, each as usize, workers as usize))).clone()
+    /// Sets of GPUs for `workers` workers of a group out of `free`; the caller knows that there are enough. There are fewer
+    /// sets if wires do not join them as the group needs.
+    pub(super) fn pack(&mut self, node: &Node, free: GpuSet, group: &Group, workers: u32) -> Rc<Packed> {
+        let joined = group.joined_by.filter(|_| group.gpus > 1);
+        let key = (Arc::as_ptr(node.wiring()), free, group.gpus, workers, joined);
+        let make = || Rc::new(pack(node, free, group.gpus as usize, workers as usize, joined));
+        self.known.entry(key).or_insert_with(make).clone()
     }
 }
 
-fn pack(node: &Node, free: GpuSet, each: usize, workers: usize) -> Packed {
+fn pack(node: &Node, free: GpuSet, each: usize, workers: usize, joined: Option<Joined>) -> Packed {
     let wiring = node.wiring();
     if each == 0 || workers == 0 {
         return Packed { sets: vec![GpuSet::EMPTY; workers], exact: true, ..Packed::default() };
     }
-    let (sets, exact) = cut(node, free, each, workers);
+    let (mut sets, mut exact) = cut(node, free, each, workers);
+    if let Some(joined) = joined.filter(|joined| sets.iter().any(|&set| wiring.grade(set) < joined.grade())) {
+        (sets, exact) = (joined::sets(node, free, each, workers, joined), true);
+    }
     let given = sets.iter().copied().fold(GpuSet::EMPTY, GpuSet::union);
     Packed {
         weak: sets.iter().map(|&set| i64::from(2 - wiring.grade(set))).sum(),

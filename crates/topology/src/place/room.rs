@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Eligibility;
 use super::ranks::Place;
+use super::{Eligibility, joined};
 use crate::gang::Group;
 use crate::tree::Tree;
 use crate::why::Exclusion;
@@ -25,6 +25,21 @@ pub(super) struct Ask<'a> {
     pub(super) slices: Vec<(usize, u32)>,
     /// Levels whose label a node must have.
     pub(super) labels: Vec<(usize, Level)>,
+    /// Who leads this group, if there are several leaders.
+    pub(super) led: Option<Led>,
+}
+
+/// Leaders of a group, each for as many consecutive workers.
+#[derive(Clone, Debug)]
+pub(super) struct Led {
+    /// The group of the leaders.
+    pub(super) by: usize,
+    /// The level at which a leader is with its workers.
+    pub(super) depth: usize,
+    /// Workers of each leader.
+    pub(super) size: u32,
+    /// Seats of the leaders that run, by index.
+    pub(super) running: BTreeMap<u32, u32>,
 }
 
 /// The cluster less what was given to the gang so far.
@@ -69,6 +84,11 @@ impl<'a> State<'a> {
     /// Whether the gang has a worker anywhere.
     pub(super) fn is_begun(&self) -> bool {
         !self.used_seats.is_empty()
+    }
+
+    /// What a seat has left beside GPUs.
+    pub(super) fn spare(&self, id: u32) -> Option<&Resources> {
+        self.changed.get(&id).map(|room| &room.spare).or_else(|| self.seat(id).map(|seat| &seat.spare))
     }
 
     /// GPUs of a seat that a worker of `group` may get.
@@ -170,10 +190,15 @@ impl<'a> State<'a> {
             return Ok(u32::MAX);
         }
         let free = self.free_count(id, group);
-        if free >= needs {
-            return Ok(free / needs);
-        }
         let node = &seat.member.node;
+        if free >= needs {
+            let Some(joined) = group.joined_by.filter(|_| needs > 1) else { return Ok(free / needs) };
+            let gpus = self.free(id, group);
+            return match joined::most(node.wiring(), gpus, needs as usize, joined).min(free / needs) {
+                0 => Err(Exclusion::Wires { joined, has: joined::largest(node.wiring(), gpus, joined), needs }),
+                room => Ok(room),
+            };
+        }
         let suitable = suitable(seat, group);
         if suitable.is_empty() && !node.gpus().is_empty() {
             let first = &node.gpus()[0];

@@ -1,90 +1,255 @@
-//! Several groups at once: the innermost domain that holds them all, group after group.
+//! Several groups at once, or one that is to be balanced: the innermost domain that holds them all, searched exactly within a
+//! bound; beyond it, group after group.
+//!
+//! # Down first
+//! If nothing runs yet and some domain of a level has room for all, the optimum lies in one such domain, as for one group:
+//! it uses one domain at that level and at each above, and gives every group there what it prefers, and nothing has less.
 
+use std::rc::Rc;
+
+use super::joint::{GaveUp, Joint, Rooms, Splits, Stay};
 use super::ranks::Place;
-use super::solve::{Found, Search, within};
-use super::table::{Split, Spread, Terms, packed};
-use crate::tree::ROOT;
+use super::room::{Ask, State};
+use super::solve::{Found, Search, contains};
+use super::table::{Split, Spread, packed};
+use super::terms::Layout;
+use crate::GpuSet;
+use crate::tree::{ROOT, Tree};
 
-/// Candidate domains that are tried for a gang of several groups before the search gives up.
-const MOST_CANDIDATES: usize = 20_000;
+/// Steps of the joint search for one question, some tens of milliseconds. Beyond, groups are placed one after the other.
+pub(super) const MOST_STEPS: u64 = 1_000_000;
+
+/// Candidate domains in which groups are placed one after the other before that gives up, too.
+const MOST_CANDIDATES: usize = 2_000;
 
 impl Search<'_> {
-    /// Several groups: the innermost level of which one domain holds them all, else all over the cluster.
+    /// The best place for all groups, or the best that was found within bounds.
     pub(super) fn several(&mut self, workers: &[u32]) -> Option<Found> {
+        let rooms = self.rooms();
+        let layout = Layout::new(self.levels(), &self.question.rules, false);
         let outermost = self.question.required;
-        for depth in (outermost.unwrap_or(0)..self.levels()).rev() {
-            let candidates = self.candidates(Some(depth));
-            if let Some(found) = self.best_of(&candidates, workers) {
-                return Some(found);
+        let mut rounds: Vec<Vec<Place>> = Vec::new();
+        if !self.start.is_begun() {
+            rounds.extend((outermost.unwrap_or(0)..self.levels()).rev().map(|depth| self.candidates(Some(depth))));
+        }
+        if outermost.is_none() || self.start.is_begun() {
+            rounds.push(vec![Place::Domain(ROOT)]);
+        }
+        let mut steps = MOST_STEPS;
+        let mut gave_up = rooms.crossing;
+        for mut candidates in rounds {
+            candidates.retain(|&place| (0..workers.len()).all(|group| rooms.of(group, place) >= workers[group]));
+            let mut best = None;
+            let complete = self.jointly(&rooms, &layout, &candidates, workers, &mut steps, &mut best);
+            if !complete {
+                gave_up = true;
+                // Where something runs, the root was the only candidate: go in from the outermost level that holds it all.
+                let inner = if self.start.is_begun() { self.inner(&rooms, workers) } else { vec![candidates] };
+                for candidates in inner {
+                    self.in_turn(&rooms, &layout, &candidates, workers, &mut best);
+                    if best.is_some() {
+                        break;
+                    }
+                }
+            }
+            if let Some((cost, splits)) = best {
+                let named = Some(layout.named(self.cluster, self.question.gang, &self.question.rules, &cost));
+                let exact = !gave_up && self.packed_exactly;
+                return Some(Found { cost, splits, workers: workers.to_vec(), exact, named });
             }
         }
-        if outermost.is_some() { None } else { self.best_of(&[Place::Domain(ROOT)], workers) }
+        self.proven &= !gave_up || self.divisible();
+        None
     }
 
-    /// The candidate with the smallest objective.
-    pub(super) fn best_of_several(&mut self, candidates: &[Place], workers: &[u32]) -> Option<Found> {
-        let need: u64 =
-            self.order.iter().map(|&g| u64::from(self.question.asks[g].group.gpus) * u64::from(workers[g])).sum();
-        let mut best: Option<Found> = None;
-        let mut tried = 0;
+    pub(super) fn rooms(&mut self) -> Rc<Rooms> {
+        let make = || Rc::new(Rooms::new(&self.start, &self.question.asks, &self.order, self.eligible));
+        self.rooms.get_or_insert_with(make).clone()
+    }
+
+    /// The best over all candidates. False if the search was given up before it was through.
+    fn jointly(
+        &mut self,
+        rooms: &Rooms,
+        layout: &Layout,
+        candidates: &[Place],
+        workers: &[u32],
+        steps: &mut u64,
+        best: &mut Option<Splits>,
+    ) -> bool {
+        let stay = Stay::new();
+        let (question, order) = (self.question, &self.order);
+        let mut joint =
+            Joint::new(&self.start, question, &mut self.packer, rooms, layout, &stay, order, workers, *steps);
+        let need: u64 = gpus(&question.asks, workers);
+        let mut seen = std::collections::BTreeSet::new();
+        let mut complete = true;
         for &candidate in candidates {
             let free = match candidate {
                 Place::Domain(id) => self.start.free_below(id),
                 Place::Seat(id) => self.start.free_on(id),
             };
-            if u64::from(free) < need {
+            // Others like it come later in order, so they lose the tie.
+            if u64::from(free) < need || joint.signature(candidate).is_some_and(|signature| !seen.insert(signature)) {
                 continue;
             }
-            tried += 1;
-            if tried > MOST_CANDIDATES {
-                self.proven = false;
-                break;
-            }
-            if let Some(found) = self.in_turn(candidate, workers)
-                && best.as_ref().is_none_or(|best| found.cost < best.cost)
-            {
-                best = Some(found);
+            match joint.solve(candidate) {
+                Ok(Some(found)) if best.as_ref().is_none_or(|best| found.0 < best.0) => *best = Some(found),
+                Ok(_) => {}
+                Err(GaveUp) => {
+                    complete = false;
+                    break;
+                }
             }
         }
-        best.map(|best| Found { exact: false, ..best })
+        *steps = joint.steps;
+        self.packed_exactly &= joint.exact;
+        complete
     }
 
-    /// All groups in one candidate, one after the other.
-    fn in_turn(&mut self, candidate: Place, workers: &[u32]) -> Option<Found> {
-        let levels = self.levels();
-        let mut state = self.start.clone();
-        let mut found = Found {
-            cost: vec![0; Terms { levels }.width()],
-            splits: vec![Split::new(); workers.len()],
-            workers: workers.to_vec(),
-            exact: true,
-        };
-        for &group in &self.order {
-            if workers[group] == 0 {
-                continue;
-            }
-            let ask = &self.question.asks[group];
-            let mut spread = Spread::new(&state, ask, &mut self.packer, self.eligible, levels, candidate);
-            let best = spread.best(within(&self.start, candidate, ask), workers[group]);
-            let Some((cost, one)) = best else {
-                self.proven &= self.divisible();
-                return None;
-            };
-            for &(seat, workers) in &one {
-                let packed = packed(&state, ask, &mut self.packer, seat, workers);
-                let gpus = packed.sets.iter().copied().fold(crate::GpuSet::EMPTY, crate::GpuSet::union);
-                state.give(seat, ask.group, workers, gpus);
-            }
-            for (sum, term) in found.cost.iter_mut().zip(cost) {
-                *sum += term;
-            }
-            found.splits[group] = one;
+    /// Candidates from the innermost level outwards, each with room for all.
+    fn inner(&self, rooms: &Rooms, workers: &[u32]) -> Vec<Vec<Place>> {
+        let depths = (self.question.required.unwrap_or(0)..self.levels()).rev();
+        let mut rounds: Vec<Vec<Place>> = depths.map(|depth| self.candidates(Some(depth))).collect();
+        rounds.push(vec![Place::Domain(ROOT)]);
+        for candidates in &mut rounds {
+            candidates.retain(|&place| (0..workers.len()).all(|group| rooms.of(group, place) >= workers[group]));
         }
-        Some(found)
+        rounds
+    }
+
+    /// Group after group in each candidate: a way, if one is found, that keeps all rules. Nothing is proven.
+    fn in_turn(
+        &mut self,
+        rooms: &Rooms,
+        layout: &Layout,
+        candidates: &[Place],
+        workers: &[u32],
+        best: &mut Option<Splits>,
+    ) {
+        let stay = Stay::new();
+        let need = gpus(&self.question.asks, workers);
+        let free = |place: Place| match place {
+            Place::Domain(id) => self.start.free_below(id),
+            Place::Seat(id) => self.start.free_on(id),
+        };
+        let candidates: Vec<Place> =
+            candidates.iter().copied().filter(|&place| u64::from(free(place)) >= need).take(MOST_CANDIDATES).collect();
+        for candidate in candidates {
+            let Some(splits) = self.one_by_one(candidate, workers) else { continue };
+            let (question, order) = (self.question, &self.order);
+            let packer = &mut self.packer;
+            let mut joint = Joint::new(&self.start, question, packer, rooms, layout, &stay, order, workers, u64::MAX);
+            if let Some(cost) = joint.judge(&splits)
+                && best.as_ref().is_none_or(|best| cost < best.0)
+            {
+                *best = Some((cost, splits));
+            }
+        }
+    }
+
+    fn one_by_one(&mut self, candidate: Place, workers: &[u32]) -> Option<Vec<Split>> {
+        let asks = &self.question.asks;
+        let mut state = self.start.clone();
+        let mut splits = vec![Split::new(); workers.len()];
+        // Leaders follow those that they lead.
+        let leads = |group: usize| asks.iter().any(|ask| ask.led.as_ref().is_some_and(|led| led.by == group));
+        let mut order = self.order.clone();
+        order.sort_by_key(|&group| leads(group));
+        for group in order.into_iter().filter(|&group| workers[group] > 0) {
+            let parts = self.parts(&state, candidate, group, workers, &splits)?;
+            for (places, count) in parts {
+                let rooms = self.rooms_of(&state, candidate, group, &splits);
+                let ask = &asks[group];
+                let top = candidate;
+                let mut spread =
+                    Spread::with_rooms(&state, ask, &mut self.packer, rooms, self.cluster.levels().len() + 1, top);
+                let (_, split) = spread.best(places, count)?;
+                for &(seat, workers) in &split {
+                    let packed = packed(&state, ask, &mut self.packer, seat, workers);
+                    let gpus = packed.sets.iter().copied().fold(GpuSet::EMPTY, GpuSet::union);
+                    state.give(seat, ask.group, workers, gpus);
+                    match splits[group].iter_mut().find(|part| part.0 == seat) {
+                        Some(part) => part.1 += workers,
+                        None => splits[group].push((seat, workers)),
+                    }
+                }
+            }
+        }
+        splits.iter_mut().for_each(|split| split.sort_unstable());
+        Some(splits)
+    }
+
+    /// Which places a group may go to, and how many workers to which: all to one of some places, unless leaders follow their
+    /// workers or the group is to be balanced.
+    fn parts(
+        &self,
+        state: &State<'_>,
+        candidate: Place,
+        group: usize,
+        workers: &[u32],
+        splits: &[Split],
+    ) -> Option<Vec<(Vec<Place>, u32)>> {
+        let (tree, asks, rules) = (state.tree, &self.question.asks, &self.question.rules);
+        let mut places = vec![candidate];
+        for whole in rules.wholes(group) {
+            let mates = whole.groups.iter().flat_map(|&mate| &splits[mate]).map(|&(seat, _)| seat);
+            let bound = whole.bound.or_else(|| mates.map(|seat| Place::of(tree, seat, whole.depth)).next());
+            places = places.into_iter().flat_map(|place| narrowed(tree, place, whole.depth, bound)).collect();
+        }
+        let led =
+            asks.iter().enumerate().find_map(|(led, ask)| Some((led, ask.led.as_ref().filter(|l| l.by == group)?)));
+        if let Some((led_group, led)) = led {
+            let mut counts = std::collections::BTreeMap::new();
+            for &(seat, workers) in &splits[led_group] {
+                *counts.entry(Place::of(tree, seat, led.depth)).or_insert(0) += workers;
+            }
+            return Some(
+                counts.into_iter().map(|(place, workers)| (vec![place], workers.div_ceil(led.size))).collect(),
+            );
+        }
+        let balanced = rules.balanced.iter().find(|rule| rule.group == group);
+        let Some(rule) = balanced else { return Some(vec![(places, workers[group])]) };
+        let seats = self.rooms_of(state, candidate, group, splits);
+        let unit = asks[group].slices.first().map_or(1, |&(_, size)| size);
+        let mut domains = std::collections::BTreeMap::new();
+        for &place in &places {
+            for (seat, &room) in seats.iter().enumerate().filter(|&(_, &room)| room > 0) {
+                if contains(tree, place, Place::Seat(seat as u32)) {
+                    *domains.entry(Place::of(tree, seat as u32, rule.depth)).or_insert(0) += room;
+                }
+            }
+        }
+        let most = |place: Place| rule.most.map_or(u32::MAX, |most| most.saturating_sub(rule.running(place)));
+        let domains = domains.into_iter().map(|(place, room)| (place, room.min(most(place)) / unit)).collect();
+        let parts = evenly(domains, workers[group] / unit)?;
+        Some(parts.into_iter().map(|(place, units)| (vec![place], units * unit)).collect())
+    }
+
+    /// Room per seat for a group after what was given, none where others keep it away.
+    fn rooms_of(&self, state: &State<'_>, candidate: Place, group: usize, splits: &[Split]) -> Vec<u32> {
+        let tree = state.tree;
+        let mut rooms = vec![0; tree.seat_bound()];
+        let below = match candidate {
+            Place::Domain(id) => tree.seats_below(id),
+            Place::Seat(id) => vec![id],
+        };
+        for seat in below {
+            let kept_away = self.question.rules.aparts(group).any(|apart| {
+                let at = Place::of(tree, seat, apart.depth);
+                let others = || apart.groups.iter().filter(|&&other| other != group);
+                others().any(|&other| splits[other].iter().any(|&(seat, _)| Place::of(tree, seat, apart.depth) == at))
+                    || others().any(|other| apart.running.get(&at).is_some_and(|running| running.contains(other)))
+            });
+            if !kept_away {
+                rooms[seat as usize] = state.capacity(seat, &self.question.asks[group], self.eligible).unwrap_or(0);
+            }
+        }
+        rooms
     }
 
     /// Whether placing the groups one after the other, most GPUs first, finds a place wherever there is one: GPUs are
-    /// all that counts, nothing binds a group by itself, and each size divides the one before.
+    /// all that counts, nothing binds a group by itself or to others, and each size divides the one before.
     ///
     /// For then a node with *c* free GPUs has room for ⌊c/g⌋ workers of the next size *g* less what the larger ones
     /// took, and as *g* divides their sizes that does not depend on which nodes they went to.
@@ -92,9 +257,65 @@ impl Search<'_> {
         let groups = self.order.iter().map(|&group| &self.question.asks[group]);
         let plain = groups.clone().all(|ask| {
             let group = ask.group;
-            group.resources.is_empty() && group.product.is_none() && ask.required.is_none() && ask.slices.is_empty()
+            let any = group.product.is_none() && group.mig_profile.is_none();
+            any && group.joined_by.is_none()
+                && group.resources.is_empty()
+                && ask.required.is_none()
+                && ask.slices.is_empty()
         });
         let sizes: Vec<u32> = groups.map(|ask| ask.group.gpus).filter(|&gpus| gpus > 0).collect();
-        plain && sizes.windows(2).all(|pair| pair[0].is_multiple_of(pair[1]))
+        let nested = sizes.windows(2).all(|pair| pair[0].is_multiple_of(pair[1]));
+        // Candidates that were left out for their number prove nothing either.
+        let all_tried = self.start.tree.seats_below(ROOT).len() <= MOST_CANDIDATES;
+        plain && nested && all_tried && !self.question.rules.relate && !self.start.is_begun()
     }
+}
+
+fn gpus(asks: &[Ask<'_>], workers: &[u32]) -> u64 {
+    asks.iter().zip(workers).map(|(ask, &count)| u64::from(ask.group.gpus) * u64::from(count)).sum()
+}
+
+/// The domains of a level that are, contain or are within a place; only `bound` if given.
+fn narrowed(tree: &Tree, place: Place, depth: usize, bound: Option<Place>) -> Vec<Place> {
+    if let Some(bound) = bound {
+        return match (contains(tree, bound, place), contains(tree, place, bound)) {
+            (true, _) => vec![place],
+            (false, true) => vec![bound],
+            (false, false) => Vec::new(),
+        };
+    }
+    match place {
+        Place::Domain(id) if tree.domain(id).depth.is_none_or(|at| at < depth) => {
+            let mut places: Vec<Place> =
+                tree.seats_below(id).into_iter().map(|seat| Place::of(tree, seat, depth)).collect();
+            places.dedup();
+            places
+        }
+        _ => vec![place],
+    }
+}
+
+/// `units` over the fewest domains, as evenly as their rooms let: the smallest that hold an even part.
+fn evenly(mut domains: Vec<(Place, u32)>, units: u32) -> Option<Vec<(Place, u32)>> {
+    domains.retain(|&(_, room)| room > 0);
+    domains.sort_by_key(|&(_, room)| std::cmp::Reverse(room));
+    let mut sum = 0u64;
+    let fewest = domains.iter().position(|&(_, room)| {
+        sum += u64::from(room);
+        sum >= u64::from(units)
+    })? + 1;
+    let part = units.div_ceil(fewest as u32);
+    // With room for an even part each, the tightest such domains; else those with the most room.
+    let roomy = domains.partition_point(|&(_, room)| room >= part);
+    let from = roomy.saturating_sub(fewest);
+    let mut chosen: Vec<(Place, u32)> = domains[from..from + fewest].to_vec();
+    // The tightest first: what it cannot take goes to the others.
+    chosen.sort_by_key(|&(_, room)| room);
+    let mut rest = units;
+    let count = chosen.len();
+    for (nth, (_, room)) in chosen.iter_mut().enumerate() {
+        *room = (*room).min(rest.div_ceil((count - nth) as u32));
+        rest -= *room;
+    }
+    Some(chosen)
 }

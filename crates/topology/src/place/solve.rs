@@ -1,15 +1,20 @@
 //! From a gang to a placement: candidate domains, group after group, and what to do when not all have room.
 
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
 use super::ask::{Question, question};
-use super::pack::Packer;
-use super::ranks::{Place, assign};
+use super::joint::Rooms;
+use super::pack::{Packed, Packer};
+use super::ranks::{Place, assign_all};
+use super::rings::in_ring;
 use super::room::{Ask, State};
 use super::table::{Split, Spread, Terms, packed};
-use super::{Eligibility, Placement, Term, Worker, explain};
+use super::{Eligibility, Placement, Preference, Term, Worker, explain};
 use crate::gang::Gang;
 use crate::tree::{ROOT, Tree};
 use crate::why::NoPlacement;
-use crate::{Cluster, NodeName};
+use crate::{Cluster, GpuSet, NodeName};
 
 pub(super) fn solve(
     cluster: &Cluster,
@@ -24,8 +29,21 @@ pub(super) fn solve(
     }
     match search.partial(&full) {
         Some(found) => Ok(search.placement(gang, found)),
-        None => Err(NoPlacement::NoRoom(Box::new(explain::no_room(cluster, gang, &question, eligible, search.proven)))),
+        None => Err(NoPlacement::NoRoom(Box::new(explain::no_room(
+            cluster,
+            gang,
+            &question,
+            eligible,
+            search.proven && counts_are_exact(cluster, gang),
+        )))),
     }
+}
+
+/// Whether the room of every node is known exactly. Sets of GPUs joined in some way are not searched through on nodes of more
+/// GPUs than are tabled.
+fn counts_are_exact(cluster: &Cluster, gang: &Gang) -> bool {
+    let joined = gang.groups.iter().any(|group| group.joined_by.is_some() && group.gpus > 1);
+    !joined || cluster.nodes().all(|seat| seat.member.node.gpus().len() <= crate::EXACT_UP_TO)
 }
 
 /// A place for so many workers of each group.
@@ -36,6 +54,8 @@ pub(super) struct Found {
     pub(super) splits: Vec<Split>,
     pub(super) workers: Vec<u32>,
     pub(super) exact: bool,
+    /// The objective by name, where it has terms that one group alone does not have.
+    pub(super) named: Option<Vec<Term>>,
 }
 
 pub(super) struct Search<'a> {
@@ -44,14 +64,20 @@ pub(super) struct Search<'a> {
     pub(super) eligible: Option<Eligibility<'a>>,
     pub(super) start: State<'a>,
     pub(super) packer: Packer,
-    /// Groups in the order in which they are placed: those with the most GPUs per worker first.
+    /// Groups in the order in which they are placed: those that only some GPUs or
+    /// wires suit, then those with the most GPUs per
+    /// worker.
     pub(super) order: Vec<usize>,
     /// Whether a failure so far proves that there is no place.
     pub(super) proven: bool,
+    /// What places have room for, once it was asked for.
+    pub(super) rooms: Option<Rc<Rooms>>,
+    /// Whether all sets of GPUs on nodes were proven best, in searches over several groups.
+    pub(super) packed_exactly: bool,
 }
 
 impl<'a> Search<'a> {
-    fn new(cluster: &'a Cluster, question: &'a Question<'a>, eligible: Option<Eligibility<'a>>) -> Self {
+    pub(super) fn new(cluster: &'a Cluster, question: &'a Question<'a>, eligible: Option<Eligibility<'a>>) -> Self {
         let mut start = State::new(cluster.tree());
         for ask in &question.asks {
             for &seat in ask.running.values() {
@@ -59,8 +85,22 @@ impl<'a> Search<'a> {
             }
         }
         let mut order: Vec<usize> = (0..question.asks.len()).collect();
-        order.sort_by_key(|&group| std::cmp::Reverse(question.asks[group].group.gpus));
-        Self { cluster, question, eligible, start, packer: Packer::default(), order, proven: true }
+        order.sort_by_key(|&group| {
+            let group = question.asks[group].group;
+            let any = group.product.is_none() && group.mig_profile.is_none();
+            (group.joined_by.is_none(), any, std::cmp::Reverse(group.gpus))
+        });
+        Self {
+            cluster,
+            question,
+            eligible,
+            start,
+            packer: Packer::default(),
+            order,
+            proven: true,
+            rooms: None,
+            packed_exactly: true,
+        }
     }
 
     pub(super) fn levels(&self) -> usize {
@@ -70,12 +110,12 @@ impl<'a> Search<'a> {
     /// Places so many workers of each group, or finds that it cannot.
     fn attempt(&mut self, workers: &[u32]) -> Option<Found> {
         let wanted = workers.iter().filter(|&&workers| workers > 0).count();
-        if wanted > 1 {
+        if wanted > 1 || self.question.rules.relate {
             self.several(workers)
         } else {
             let bound = self.question.bound_to.or(self.question.asks.iter().find_map(|ask| ask.bound_to));
             let candidates = if bound.is_some() { self.candidates(self.question.required) } else { Vec::new() };
-            self.best_of(&candidates, workers)
+            self.single(&candidates, workers)
         }
     }
 
@@ -93,15 +133,6 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The candidate with the smallest objective.
-    pub(super) fn best_of(&mut self, candidates: &[Place], workers: &[u32]) -> Option<Found> {
-        let single = workers.iter().filter(|&&workers| workers > 0).count() <= 1;
-        if single {
-            return self.single(candidates, workers);
-        }
-        self.best_of_several(candidates, workers)
-    }
-
     /// One group: each candidate solved for itself.
     fn single(&mut self, candidates: &[Place], workers: &[u32]) -> Option<Found> {
         let levels = self.levels();
@@ -110,6 +141,7 @@ impl<'a> Search<'a> {
             splits: vec![Split::new(); workers.len()],
             workers: workers.to_vec(),
             exact: true,
+            named: None,
         };
         let Some(group) = workers.iter().position(|&workers| workers > 0) else { return Some(found) };
         let ask = &self.question.asks[group];
@@ -167,44 +199,59 @@ impl<'a> Search<'a> {
         let tree = self.cluster.tree();
         let levels = self.levels();
         let mut state = self.start.clone();
-        let mut workers: Vec<(usize, u32, u32, Vec<crate::GpuUuid>)> = Vec::new();
+        let mut rings: HashMap<*const Packed, Vec<GpuSet>> = HashMap::new();
+        let mut sets: BTreeMap<(usize, u32), std::vec::IntoIter<GpuSet>> = BTreeMap::new();
         for &group in &self.order {
             let ask = &self.question.asks[group];
-            let mut sets = std::collections::BTreeMap::new();
             for &(seat, workers) in &found.splits[group] {
                 let packed = packed(&state, ask, &mut self.packer, seat, workers);
-                let gpus = packed.sets.iter().copied().fold(crate::GpuSet::EMPTY, crate::GpuSet::union);
+                let gpus = packed.sets.iter().copied().fold(GpuSet::EMPTY, GpuSet::union);
                 state.give(seat, ask.group, workers, gpus);
-                sets.insert(seat, packed.sets.clone().into_iter());
+                // Equal packings are one and the same, so that their ring is found once.
+                let ringed = rings.entry(Rc::as_ptr(&packed)).or_insert_with(|| {
+                    let node = state.seat(seat).map(|seat| &seat.member.node);
+                    node.map_or_else(Vec::new, |node| in_ring(node.wiring(), &packed.sets))
+                });
+                sets.insert((group, seat), ringed.clone().into_iter());
             }
-            let mut in_order = found.splits[group].clone();
-            in_order.sort_by_cached_key(|&(seat, _)| tree.path(seat));
-            let places = in_order.into_iter().flat_map(|(seat, workers)| std::iter::repeat_n(seat, workers as usize));
-            let places: Vec<u32> = places.collect();
-            for (index, seat) in assign(tree, ask, &places) {
-                let gpus = sets.get_mut(&seat).and_then(Iterator::next).unwrap_or_default();
-                let gpus = state.seat(seat).map(|seat| seat.member.node.uuids(gpus)).unwrap_or_default();
-                workers.push((group, index, seat, gpus));
-            }
+        }
+        let mut workers: Vec<(usize, u32, u32, Vec<crate::GpuUuid>)> = Vec::new();
+        for (group, index, seat) in assign_all(tree, &self.question.asks, &found.splits) {
+            let gpus = sets.get_mut(&(group, seat)).and_then(Iterator::next).unwrap_or_default();
+            let gpus = state.seat(seat).map(|seat| seat.member.node.uuids(gpus)).unwrap_or_default();
+            workers.push((group, index, seat, gpus));
         }
         workers.sort_unstable();
         let workers = self.ranked(gang, workers);
         let left_out = self.question.asks.iter().map(|ask| ask.missing.len() as u32).sum::<u32>()
             - found.workers.iter().sum::<u32>();
-        let preferred = gang.preferred.clone().and_then(|level| {
-            let depth = self.cluster.depth(&level)?;
-            let running = self.question.asks.iter().flat_map(|ask| ask.running.values().copied());
-            let placed = found.splits.iter().flatten().map(|&(seat, _)| seat);
+        let domains_of = |group: Option<usize>, depth: usize| {
+            let mine = |nth: usize| group.is_none_or(|group| group == nth);
+            let asks = self.question.asks.iter().enumerate().filter(|&(nth, _)| mine(nth));
+            let running = asks.flat_map(|(_, ask)| ask.running.values().copied());
+            let splits = found.splits.iter().enumerate().filter(|&(nth, _)| mine(nth));
+            let placed = splits.flat_map(|(_, split)| split).map(|&(seat, _)| seat);
             let mut places: Vec<Place> = running.chain(placed).map(|seat| Place::of(tree, seat, depth)).collect();
             places.sort_unstable();
             places.dedup();
-            Some((level, places.len() <= 1))
+            places.len() as u32
+        };
+        let preferred = gang.preferred.clone().and_then(|level| {
+            let depth = self.cluster.depth(&level)?;
+            Some((level, domains_of(None, depth) <= 1))
         });
+        let preference = |(nth, group): (usize, &crate::Group)| {
+            let level = group.preferred.clone()?;
+            let domains = domains_of(Some(nth), self.cluster.depth(&level)?);
+            Some(Preference { group: group.name.clone(), level, domains })
+        };
+        let preferences = gang.groups.iter().enumerate().filter_map(preference).collect();
         Placement {
             workers,
-            terms: self.terms(&found.cost, levels),
+            terms: found.named.clone().unwrap_or_else(|| self.terms(&found.cost, levels)),
             left_out,
             preferred,
+            preferences,
             exact: found.exact,
             wanted: explain::wanted(gang, &found.workers),
         }
@@ -260,7 +307,7 @@ fn unit(ask: &Ask<'_>) -> u32 {
 }
 
 /// The domains within `top` that may hold a whole group.
-pub(super) fn within(state: &State<'_>, top: Place, ask: &Ask<'_>) -> Vec<Place> {
+fn within(state: &State<'_>, top: Place, ask: &Ask<'_>) -> Vec<Place> {
     let tree = state.tree;
     let (Some(required), Place::Domain(id)) = (ask.required, top) else {
         return if ask.bound_to.is_none_or(|bound| contains(tree, bound, top)) { vec![top] } else { Vec::new() };
@@ -290,7 +337,7 @@ pub(super) fn within(state: &State<'_>, top: Place, ask: &Ask<'_>) -> Vec<Place>
 }
 
 /// Whether `inner` is `outer` or lies below it.
-fn contains(tree: &Tree, outer: Place, inner: Place) -> bool {
+pub(super) fn contains(tree: &Tree, outer: Place, inner: Place) -> bool {
     let above = match inner {
         Place::Domain(id) => id,
         Place::Seat(id) => tree.parent_of_seat(id),

@@ -516,7 +516,7 @@ fn add_domain(
 /// The GPUs of `workers` workers on a seat.
 pub(super) fn packed(state: &State<'_>, ask: &Ask<'_>, packer: &mut Packer, id: u32, workers: u32) -> Rc<Packed> {
     match state.seat(id) {
-        Some(seat) => packer.pack(&seat.member.node, state.free(id, ask.group), ask.group.gpus, workers),
+        Some(seat) => packer.pack(&seat.member.node, state.free(id, ask.group), ask.group, workers),
         None => Rc::default(),
     }
 }

@@ -45,7 +45,8 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         top: Place,
     ) -> Self {
         let group = ask.group;
-        let plain = bounded(ask) && group.product.is_none() && group.resources.is_empty() && ask.labels.is_empty();
+        let plain = bounded(ask) && group.product.is_none() && group.joined_by.is_none();
+        let plain = plain && group.resources.is_empty() && ask.labels.is_empty();
         let host = levels - 1;
         if !ask.slices.is_empty() {
             let mut seats = vec![0; state.tree.seat_bound()];
