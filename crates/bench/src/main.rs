@@ -3,11 +3,13 @@
 //! ```text
 //! cargo xtask bench allocate   which GPUs of a node
 //! cargo xtask bench place      which nodes of a cluster
+//! cargo xtask bench cluster    a week of jobs on a simulated cluster
 //! ```
 //!
 //! One line per case; with `--json` one object a line, in the form that [`measure::Line`] describes.
 
 mod allocate;
+mod cluster;
 mod counting;
 mod machines;
 mod measure;
@@ -39,6 +41,8 @@ enum Bench {
     Allocate,
     /// Placing gangs on 5,000 and 10,000 nodes, against best fit over all nodes.
     Place,
+    /// A week of jobs with failures on simulated clusters, against best fit by counts, most allocated and random.
+    Cluster(cluster::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
     let done = match bench {
         Bench::Allocate => allocate::run(print),
         Bench::Place => place::run(print),
+        Bench::Cluster(args) => cluster::run(&args, print),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
