@@ -1,5 +1,6 @@
 //! What people type to build, run and test Weft: `cargo xtask …`.
 
+mod bench;
 mod cluster;
 mod crds;
 mod demo;
@@ -34,6 +35,8 @@ enum Task {
     Images(images::Args),
     /// Lay out the simulated driver in a folder for LD_LIBRARY_PATH.
     Sim(sim::Args),
+    /// How fast and how good the decisions are, beside what others do.
+    Bench(bench::Args),
     /// Write the custom resource definitions that the code generates.
     Crds(crds::Args),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Cluster(args) => cluster::run(&args).map(success),
         Task::Images(args) => images::run(&args).map(success),
         Task::Sim(args) => sim::run(&args).map(success),
+        Task::Bench(args) => bench::run(&args).map(success),
         Task::Crds(args) => crds::run(&args).map(success),
     };
     done.unwrap_or_else(|error| {

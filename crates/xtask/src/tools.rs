@@ -52,6 +52,17 @@ pub fn build_simulator() -> Result<PathBuf> {
     Ok(target_folder().join("debug/weft-sim"))
 }
 
+/// Builds the benchmarks optimised and returns the path of `weft-bench`. cargo speaks on standard error, so that standard
+/// output is the benchmark's alone.
+pub fn build_bench() -> Result<PathBuf> {
+    let status = cargo().args(["build", "--locked", "--release", "-p", "weft-bench"]).status();
+    let status = status.context("cannot start cargo")?;
+    if !status.success() {
+        bail!("weft-bench does not build ({status}): cargo's message above says why");
+    }
+    Ok(target_folder().join("release/weft-bench"))
+}
+
 /// Why real nodes cannot be made here, with the next step; `None` if they can.
 pub fn real_nodes_obstacle() -> Option<String> {
     preflight::check(&Console::new()).err().map(|error| error.to_string())

@@ -1,0 +1,144 @@
+//! A cluster in a box: a week of jobs, with failures, through the very decisions that run in a cluster, and through those of
+//! others. What is the same for all: nodes, jobs, failures, the queue.
+
+pub mod faults;
+pub mod jobs;
+pub mod plot;
+pub mod report;
+pub mod reservation;
+pub mod simulation;
+pub mod site;
+pub mod strategy;
+pub mod studies;
+pub mod tally;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
+
+use self::jobs::Job;
+use self::simulation::{Window, replay};
+use self::site::Site;
+use self::studies::{HELIOS, SEREN, Study};
+use self::tally::Outcome;
+use crate::measure::Printer;
+
+/// The first days fill the cluster, also with jobs that run for days, and are not counted.
+const WARM_UP_DAYS: u64 = 3;
+const DAY_SECONDS: u64 = 86_400;
+
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// How many nodes the cluster has; may be given several times.
+    #[arg(long, default_values_t = [640, 5_000])]
+    nodes: Vec<usize>,
+    /// The published workload to draw jobs from: helios or seren; may be given several times.
+    #[arg(long, default_values_t = [HELIOS.name.to_owned(), SEREN.name.to_owned()], conflicts_with = "jobs")]
+    study: Vec<String>,
+    /// Jobs from a file instead: submit_seconds,duration_seconds,workers,gpus_per_worker[,level], counted from the start.
+    #[arg(long, value_name = "FILE")]
+    jobs: Option<PathBuf>,
+    /// The GPU time that the jobs ask for, as a share of what there is.
+    #[arg(long, default_value_t = 0.92)]
+    load: f64,
+    /// How many days are counted.
+    #[arg(long, default_value_t = 7)]
+    days: u64,
+    /// Jobs, failures and the random strategy are drawn from it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Tables for docs/benchmarks.md.
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+    /// A folder for plots as SVG.
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+}
+
+/// One cluster and one workload, with the outcome of each strategy.
+pub struct Scenario {
+    pub nodes: usize,
+    pub gpus: u32,
+    /// `helios`, or the name of the file.
+    pub jobs: String,
+    pub about: String,
+    pub count: usize,
+    pub faults: usize,
+    pub load: f64,
+    pub days: u64,
+    pub seed: u64,
+    pub outcomes: Vec<Outcome>,
+}
+
+pub fn run(args: &Args, print: Printer) -> Result<()> {
+    for &nodes in &args.nodes {
+        if nodes == 0 || args.days == 0 {
+            bail!("a cluster has at least one node, and at least one day is counted");
+        }
+        match &args.jobs {
+            Some(file) => {
+                let jobs = jobs::read(file)?;
+                let name = file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+                scenario(args, print, nodes, 0, (name.clone(), name), |_, _| jobs)?;
+            }
+            None => {
+                for name in &args.study {
+                    let study = study(name)?;
+                    let draw = |site: &Site, window| study.jobs(site, args.load, window, args.seed);
+                    let names = (study.name.to_owned(), study.about.to_owned());
+                    scenario(args, print, nodes, WARM_UP_DAYS * DAY_SECONDS, names, draw)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn study(name: &str) -> Result<Study> {
+    let known = [HELIOS, SEREN].into_iter().find(|study| study.name == name);
+    known.with_context(|| format!("no study is named {name:?}: use helios or seren"))
+}
+
+fn scenario(
+    args: &Args,
+    print: Printer,
+    nodes: usize,
+    warm_up: u64,
+    (jobs_name, about): (String, String),
+    draw: impl FnOnce(&Site, Window) -> Vec<Job>,
+) -> Result<()> {
+    let window = Window { from_seconds: warm_up, to_seconds: warm_up + args.days * DAY_SECONDS };
+    let site = Site::new(nodes)?;
+    let jobs = draw(&site, window);
+    let faults = faults::draw(&site, window.to_seconds, args.seed);
+    let mut outcomes = Vec::new();
+    for mut strategy in strategy::all(&site, args.seed)? {
+        // On standard error, which is not part of the result.
+        eprintln!("{nodes} nodes, {} jobs ({jobs_name}): {} …", jobs.len(), strategy.name());
+        outcomes.push(replay(site.clone(), strategy.as_mut(), &jobs, &faults, window)?);
+    }
+    let scenario = Scenario {
+        nodes,
+        gpus: site.gpus(),
+        jobs: jobs_name,
+        about,
+        count: jobs.len(),
+        faults: faults.len(),
+        load: args.load,
+        days: args.days,
+        seed: args.seed,
+        outcomes,
+    };
+    if print.json {
+        report::lines(&scenario).iter().for_each(|line| print.line(line));
+    } else {
+        println!("{}", if args.markdown { report::markdown(&scenario) } else { report::text(&scenario) });
+    }
+    if let Some(folder) = &args.svg {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let file = folder.join(format!("cluster-{nodes}-{}.svg", scenario.jobs));
+        std::fs::write(&file, plot::svg(&scenario)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
