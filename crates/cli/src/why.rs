@@ -61,12 +61,8 @@ pub fn explain(job: &GpuJob, world: World) -> Option<String> {
     }
     let topology = job.spec.topology.clone().unwrap_or_default();
     let level = |name: Option<String>| name.map(|name| name.as_str().into());
-    let gang = Gang {
-        groups,
-        required: level(topology.required),
-        preferred: level(topology.preferred),
-        ..Gang::default()
-    };
+    let gang =
+        Gang { groups, required: level(topology.required), preferred: level(topology.preferred), ..Gang::default() };
     let eligible = |group: &Group, node: &NodeName| {
         let Some(facts) = index.node(node.as_str()) else {
             return Err(Exclusion::Other { detail: "the node is gone".to_owned() });
