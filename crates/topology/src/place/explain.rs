@@ -126,25 +126,23 @@ pub(super) fn no_room(
         seats.iter().for_each(|&seat| add(Place::Seat(seat)));
     }
     // Several groups compete for the same GPUs; no domain has room for more workers than it has GPUs for the smallest.
-    let smallest = gang.groups.iter().map(|group| group.gpus).min().unwrap_or(0).max(1);
-    if question.asks.len() > 1 {
-        if gang.groups.iter().all(|group| group.gpus > 0) {
-            let domains = levels_above.iter().flatten().copied().chain([ROOT]);
-            for place in domains.map(Place::Domain).chain(seats.iter().map(|&seat| Place::Seat(seat))) {
-                let free = match place {
-                    Place::Domain(id) => state.free_below(id),
-                    Place::Seat(id) => state.free_on(id),
-                };
-                let fits = fits.of(place);
-                *fits = (*fits).min(free / smallest);
-            }
+    let smallest = gang.groups.iter().map(|group| group.gpus).min().unwrap_or(0);
+    if question.asks.len() > 1 && smallest > 0 {
+        let domains = levels_above.iter().flatten().copied().chain([ROOT]);
+        for place in domains.map(Place::Domain).chain(seats.iter().map(|&seat| Place::Seat(seat))) {
+            let free = match place {
+                Place::Domain(id) => state.free_below(id),
+                Place::Seat(id) => state.free_on(id),
+            };
+            let fits = fits.of(place);
+            *fits = (*fits).min(free / smallest);
         }
     }
 
     let mut best = vec![Best { level: None, domain: None, fits: *fits.of(Place::Domain(ROOT)), domains: 1 }];
     for depth in 0..levels {
-        let (level, places): (Level, Vec<Place>) = match cluster.levels().get(depth) {
-            Some(level) => (level.name.clone(), levels_above[depth].iter().map(|&id| Place::Domain(id)).collect()),
+        let (level, places): (Level, Vec<Place>) = match cluster.levels().get(depth).zip(levels_above.get(depth)) {
+            Some((level, ids)) => (level.name.clone(), ids.iter().map(|&id| Place::Domain(id)).collect()),
             None => (Level::host(), seats.iter().map(|&seat| Place::Seat(seat)).collect()),
         };
         let bound = question.bound_to.filter(|_| question.required == Some(depth));

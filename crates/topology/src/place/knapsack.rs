@@ -124,8 +124,8 @@ impl Spread<'_, '_> {
         }
         let layout = self.layout(id, workers);
         let taken = match layout.words {
-            ..=FEW_WORDS => self.best_parts::<FEW_WORDS>(layout, &parts, workers),
-            ..=MANY_WORDS => self.best_parts::<MANY_WORDS>(layout, &parts, workers),
+            words if words <= FEW_WORDS => self.best_parts::<FEW_WORDS>(layout, &parts, workers),
+            words if words <= MANY_WORDS => self.best_parts::<MANY_WORDS>(layout, &parts, workers),
             _ => Err(TooLong),
         };
         match taken {
