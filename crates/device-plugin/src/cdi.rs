@@ -192,19 +192,29 @@ pub async fn keep_written(
     let sources = Arc::new(sources);
     let mut written: Option<Spec> = None;
     let mut covered = false;
-    // The driver version under which the last attempt was made: one is enough until the driver is another.
-    let mut uvm_tried = None;
+    // The driver version under which it was there or made: enough until the driver is another. A failed attempt is made again with
+    // the next snapshot, and told once.
+    let (mut uvm_tried, mut uvm_told) = (None, String::new());
     let mut told = String::new();
     loop {
         let snapshot = Arc::clone(&machine.borrow_and_update());
         if snapshot.has_gpus() {
             let driver = snapshot.driver.as_ref().map(|driver| driver.version.clone());
             if driver.is_some() && uvm_tried != driver {
-                uvm_tried = driver;
                 match uvm::make_if_missing(&sources.root, &sources.dev_dir).await {
-                    Ok(true) => tracing::info!("made /dev/nvidia-uvm with the driver's nvidia-modprobe"),
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!("{error}"),
+                    Ok(made) => {
+                        if made {
+                            tracing::info!("made /dev/nvidia-uvm with the driver's nvidia-modprobe");
+                        }
+                        uvm_tried = driver;
+                    }
+                    Err(error) => {
+                        let error = error.to_string();
+                        if uvm_told != error {
+                            tracing::warn!("{error}");
+                            uvm_told = error;
+                        }
+                    }
                 }
             }
             let (job, of) = (Arc::clone(&sources), Arc::clone(&snapshot));

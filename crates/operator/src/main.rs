@@ -34,7 +34,7 @@ struct Args {
     #[arg(long, default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
     /// Seconds after which a node that is not ready is given up and its workers are started elsewhere.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 60)]
     node_lost_after_seconds: u32,
     /// How to log. Without it: text in a terminal, JSON elsewhere.
     #[arg(long)]

@@ -24,8 +24,11 @@ struct Kind {
     not_ready: usize,
     /// Whether there is an outage now.
     on: bool,
-    /// When an outage was last seen.
+    /// When an outage was last seen, or could have been: at the first count it is not known what there was before, since the
+    /// leader of then may have seen one.
     last: Option<Timestamp>,
+    /// Whether it was counted before.
+    counted: bool,
 }
 
 /// Outages of the nodes with GPUs and of those without.
@@ -49,8 +52,8 @@ impl Outages {
             let on = is_outage(nodes, not_ready);
             news |= on != kind.on;
             // Also when it ends: it may have been counted last some seconds ago, and was on until now.
-            let last = if on || kind.on { Some(now) } else { kind.last };
-            *kind = Kind { nodes, not_ready, on, last };
+            let last = if on || kind.on || !kind.counted { Some(now) } else { kind.last };
+            *kind = Kind { nodes, not_ready, on, last, counted: true };
         }
         news
     }
@@ -118,11 +121,24 @@ mod tests {
         let mut nodes: Vec<NodeFacts> = (0..10).map(|n| node(n, (n < 6).then_some(100))).collect();
         assert!(outages.count(nodes.iter().map(|node| (true, node)), at(110)), "it begins");
         assert_eq!(outages.patience_from(true, at(100)), None);
-        assert_eq!(outages.patience_from(false, at(100)), Some(at(100)), "other nodes are not concerned");
+        assert_eq!(outages.patience_from(false, at(120)), Some(at(120)), "other nodes are not concerned");
         assert!(!outages.count(nodes.iter().map(|node| (true, node)), at(200)), "it goes on");
         nodes[0].not_ready_since = None;
         assert!(outages.count(nodes.iter().map(|node| (true, node)), at(300)), "it ends");
         assert_eq!(outages.patience_from(true, at(100)), Some(at(300)));
         assert_eq!(outages.patience_from(true, at(350)), Some(at(350)), "what fails later is waited for as ever");
+    }
+
+    #[test]
+    fn a_new_leader_gives_every_node_its_whole_grace() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut outages = Outages::default();
+        let silent = NodeFacts { not_ready_since: Some(at(100)), ..NodeFacts::default() };
+        let nodes = [silent, NodeFacts::default(), NodeFacts::default()];
+        let count = |outages: &mut Outages, now| outages.count(nodes.iter().map(|node| (true, node)), at(now));
+        assert!(!count(&mut outages, 1_900));
+        assert_eq!(outages.patience_from(true, at(100)), Some(at(1_900)), "an outage may have ended under the leader before");
+        assert!(!count(&mut outages, 1_950));
+        assert_eq!(outages.patience_from(true, at(100)), Some(at(1_900)));
     }
 }

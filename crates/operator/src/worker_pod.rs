@@ -87,6 +87,19 @@ pub fn base_spec(job: &GpuJob, group: usize, runtime: &RuntimeImage) -> Result<P
         };
         spec.tolerations.get_or_insert_default().push(toleration);
     }
+    // The operator itself decides when the worker of a silent node is given up. Without these, admission adds tolerations of 300 s,
+    // after which Kubernetes deletes the pods of all such nodes whatever the job's policy and during an outage, too.
+    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerations = spec.tolerations.get_or_insert_default();
+        if !tolerations.iter().any(|toleration| toleration.key.as_deref() == Some(taint)) {
+            tolerations.push(Toleration {
+                key: Some(taint.to_owned()),
+                operator: Some("Exists".to_owned()),
+                effect: Some("NoExecute".to_owned()),
+                ..Toleration::default()
+            });
+        }
+    }
     spec.restart_policy = Some("Never".to_owned());
     if spec.priority_class_name.is_none() {
         spec.priority_class_name.clone_from(&job.spec.priority_class_name);

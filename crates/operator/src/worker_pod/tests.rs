@@ -71,7 +71,12 @@ fn a_worker_knows_its_rank_and_peers_and_keeps_what_the_template_says() {
     assert_eq!(spec.node_selector.unwrap()["kubernetes.io/hostname"], "host-1");
     assert_eq!(spec.scheduling_gates.unwrap()[0].name, "weft.dev/placement");
     assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
-    assert!(spec.tolerations.unwrap().iter().any(|t| t.key.as_deref() == Some("nvidia.com/gpu")));
+    let tolerations = spec.tolerations.unwrap();
+    assert!(tolerations.iter().any(|t| t.key.as_deref() == Some("nvidia.com/gpu")));
+    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let found = tolerations.iter().find(|t| t.key.as_deref() == Some(taint)).unwrap();
+        assert_eq!((found.effect.as_deref(), found.toleration_seconds), (Some("NoExecute"), None), "{taint}");
+    }
     assert_eq!(pod.metadata.owner_references.unwrap()[0].uid, "u1");
 }
 
