@@ -229,6 +229,11 @@ impl Publisher {
         let stored = loop {
             match self.api.get_opt(&self.name).await {
                 Ok(stored) => break stored.and_then(|object| object.status),
+                // An agent of another version wrote it. What it remembers cannot be had, and waiting makes it no better.
+                Err(kube::Error::SerdeError(error)) => {
+                    tracing::warn!(%error, name = self.name, "cannot make sense of the stored GpuNode; it is written over");
+                    break None;
+                }
                 Err(error) => {
                     count(&status.counters.publication_errors);
                     if retry == FIRST_RETRY {
@@ -272,7 +277,15 @@ impl Publisher {
     /// Compares with the stored object: that it is there, whose it is, and what it says.
     async fn look(&mut self) -> Result<(), PublishError> {
         let owner = self.owner().await?;
-        let stored = self.api.get_opt(&self.name).await?;
+        let stored = match self.api.get_opt(&self.name).await {
+            // Written by an agent of another version: its status is written over, and the rest is looked at when it can be read.
+            Err(kube::Error::SerdeError(_)) => {
+                self.written = Some(GpuNodeStatus::default());
+                self.compare = tokio::time::Instant::now() + COMPARE_SOON;
+                return Ok(());
+            }
+            stored => stored?,
+        };
         let mut next = COMPARE;
         match (&stored, &owner) {
             (None, _) => self.create(owner.as_ref()).await?,
@@ -552,6 +565,25 @@ mod tests {
         let (outcome, sent) = step(exchange).await;
         outcome.unwrap();
         assert_eq!(owners(&sent[1]), ["two"]);
+    }
+
+    #[tokio::test]
+    async fn what_another_version_wrote_is_written_over() {
+        let mut unreadable = owned_by("one");
+        let gpu = json!({"index": 0, "uuid": "GPU-0", "product": "GPU", "memoryBytes": 1, "health": "Tired", "since": "2026-01-01T00:00:00Z"});
+        unreadable["status"] = json!({"gpus": [gpu]});
+        let exchange = vec![(NODE, 200, node("one")), (READ, 200, unreadable.clone()), (WRITE, 200, owned_by("one"))];
+        let (outcome, sent) = step(exchange).await;
+        outcome.unwrap();
+        assert_eq!(sent[0]["status"]["summary"], "2/2");
+
+        let (client, _) = api_server(vec![(READ, 200, unreadable)]);
+        let (outbox, inbox) = remembered::hand_over();
+        let publisher = Publisher::new(client, "node".into());
+        let handing = tokio::spawn(async move { publisher.hand_over(outbox, &Status::new()).await });
+        assert!(inbox.stored.await.unwrap().faults("550.1", &weft_nvml::HealthPolicy::default()).is_empty());
+        inbox.taken.cancel();
+        handing.await.unwrap();
     }
 
     #[tokio::test]

@@ -137,7 +137,11 @@ mod tests {
         let nodes = [silent, NodeFacts::default(), NodeFacts::default()];
         let count = |outages: &mut Outages, now| outages.count(nodes.iter().map(|node| (true, node)), at(now));
         assert!(!count(&mut outages, 1_900));
-        assert_eq!(outages.patience_from(true, at(100)), Some(at(1_900)), "an outage may have ended under the leader before");
+        assert_eq!(
+            outages.patience_from(true, at(100)),
+            Some(at(1_900)),
+            "an outage may have ended under the leader before"
+        );
         assert!(!count(&mut outages, 1_950));
         assert_eq!(outages.patience_from(true, at(100)), Some(at(1_900)));
     }

@@ -25,6 +25,8 @@ struct Signs {
     turned: Option<Instant>,
     /// When the API server last answered about the lease.
     answered: Option<Instant>,
+    /// There is no lease, and so no answer about one.
+    alone: bool,
 }
 
 impl Pulse {
@@ -43,6 +45,11 @@ impl Pulse {
         self.change(|signs| signs.answered = Some(Instant::now()));
     }
 
+    /// This operator leads without a lease.
+    pub fn is_alone(&self) {
+        self.change(|signs| signs.alone = true);
+    }
+
     /// Whether the work goes on. A standby has none to do.
     pub fn is_alive(&self) -> bool {
         self.signs().turned.is_none_or(|at| at.elapsed() < STANDS_STILL)
@@ -50,7 +57,8 @@ impl Pulse {
 
     /// Whether this operator works or could take over: a standby that reaches the API server is as ready as the leader.
     pub fn is_ready(&self) -> bool {
-        self.is_alive() && self.signs().answered.is_some_and(|at| at.elapsed() < OUT_OF_TOUCH)
+        let in_touch = |signs: &Signs| signs.alone || signs.answered.is_some_and(|at| at.elapsed() < OUT_OF_TOUCH);
+        self.is_alive() && in_touch(&self.signs())
     }
 
     fn change(&self, change: impl FnOnce(&mut Signs)) {
@@ -88,5 +96,7 @@ mod tests {
         assert!(pulse.is_ready());
         tokio::time::advance(OUT_OF_TOUCH).await;
         assert!(!pulse.is_ready());
+        pulse.is_alone();
+        assert!(pulse.is_ready(), "without a lease nothing is said about one");
     }
 }

@@ -80,6 +80,9 @@ async fn lead(
     let mut candidate = options
         .leader_elect
         .then(|| Candidate::new(client.clone(), &options.namespace, LEASE, &identity, pulse.clone()));
+    if candidate.is_none() {
+        pulse.is_alone();
+    }
     while !stop.is_cancelled() {
         let term = match &mut candidate {
             None => Term::endless(),
