@@ -91,6 +91,8 @@ fn unit() -> Result<()> {
 
 fn deny() -> Result<()> {
     let deny = tools::cargo_deny()?;
+    // A build fetches what this machine's target needs; the check is about every dependency of every target.
+    process::run("fetching every dependency", tools::cargo().args(["fetch", "--locked"]))?;
     // The advisory database is a git repository elsewhere; `cargo deny check advisories` is for a machine that reaches it.
     process::run(
         "cargo deny",
