@@ -12,14 +12,16 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use weft_operator::controller::Controller;
+use weft_operator::facts::PodKey;
 use weft_operator::index::{JobEntry, JobKey};
 use weft_operator::lease::Term;
 use weft_operator::metrics::Metrics;
 use weft_operator::pulse::Pulse;
+use weft_operator::reconcile::Action;
 use weft_operator::reconcile::Settings;
 use weft_operator::watch::{Change, Kind, Seen};
 use weft_operator::worker_pod::RuntimeImage;
-use weft_operator::write::Writer;
+use weft_operator::write::{Batch, Writer};
 
 const JOBS: usize = 50;
 
@@ -82,4 +84,38 @@ async fn nothing_is_written_after_the_lease_is_lost_and_the_loop_ends() {
         }
     });
     assert!(sent.await < 4 * JOBS, "only what was on the way already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_batch_is_not_sent_when_the_lease_is_lost_within_it() {
+    for (lost_after, expected) in [(0, 0), (1, 1), (100, 4)] {
+        let term = Term::endless();
+        let (count, ending) = (Arc::new(AtomicUsize::new(0)), term.clone());
+        if lost_after == 0 {
+            term.end();
+        }
+        let counter = count.clone();
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            if counter.fetch_add(1, Ordering::SeqCst) + 1 == lost_after {
+                ending.end();
+            }
+            async { Ok::<_, std::io::Error>(http::Response::new(Body::from(b"{}".to_vec()))) }
+        });
+        let client = Client::new(service, "default");
+        let recorder = Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None });
+        let pod =
+            |n: usize| Action::DeletePod { pod: PodKey::new("n", &n.to_string()), uid: n.to_string(), grace: None };
+        let job = json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "GpuJob", "metadata": {"name": "g", "namespace": "n"}, "spec": {"groups": []},
+        });
+        let batch = Batch {
+            job: Some(Arc::new(serde_json::from_value(job).unwrap())),
+            status: Some(weft_api::GpuJobStatus::default()),
+            actions: (0..3).map(pod).collect(),
+            ..Batch::new(JobKey { namespace: "n".into(), name: "g".into() }, "u".into())
+        };
+        let outcome = Writer::new(client, recorder, Metrics::default(), term).write(batch).await;
+        assert_eq!(count.load(Ordering::SeqCst), expected, "lost after {lost_after}");
+        assert_eq!(outcome.trouble.is_some(), expected < 4, "{:?}", outcome.trouble);
+    }
 }
