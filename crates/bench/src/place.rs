@@ -52,7 +52,7 @@ pub fn run(print: Printer) -> Result<()> {
             report("snapshot", nodes, fill, alone(measure(20, || cluster.clone()), vec![]));
             let (mixed, per_second) = mixed(&mut cluster, &mut held, fill)?;
             report("mixed", nodes, fill, alone(mixed, vec![("decisions_per_second", per_second)]));
-            let member = cluster.node(&node_name(0).into()).context("the first node")?.member.clone();
+            let member = cluster.member(&node_name(0).into()).context("the first node")?;
             let upsert = measure(200, || cluster.upsert(member.clone()));
             report("node_changed", nodes, fill, alone(upsert, vec![("bytes_per_node", bytes)]));
         }

@@ -191,6 +191,11 @@ impl Cluster {
         self.tree.seat_named(name)
     }
 
+    /// A node as it was told of, with the labels of its levels: what to change and [`upsert`](Self::upsert) again.
+    pub fn member(&self, name: &NodeName) -> Option<Member> {
+        self.node(name).map(|seat| self.labelled(seat))
+    }
+
     /// All nodes by name; sorted anew each time.
     pub fn nodes(&self) -> impl Iterator<Item = &Seat> {
         self.tree.seats_by_name()
@@ -222,7 +227,6 @@ impl Cluster {
         &self.tree
     }
 
-    /// A node as it was told of, with the labels of its levels.
     fn labelled(&self, seat: &Seat) -> Member {
         let values = self.levels.iter().zip(&seat.path);
         let labels =

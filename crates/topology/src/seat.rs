@@ -9,7 +9,8 @@ use crate::{DomainName, GpuSet, Member, NodeName, Resources, Standing};
 /// A node, its place in the levels and what of it is left.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seat {
-    /// The node. Its labels are not kept here: `path` says what they said.
+    /// The node. Its labels are not kept here: `path` says what they said, and
+    /// [`Cluster::member`](crate::Cluster::member) gives both.
     pub member: Member,
     /// Its domain at each level above the node, outermost first; none where the label is missing.
     pub path: Box<[Option<DomainName>]>,

@@ -176,6 +176,21 @@ fn a_stored_cluster_comes_back_the_same() {
 }
 
 #[test]
+fn a_node_put_back_as_it_was_told_of_stays_where_it_was() {
+    let mut cluster = levels();
+    cluster.upsert(member(nvswitch8("a", 18), &[("zone", "z"), ("rack", "r")]));
+    cluster.upsert(member(nvswitch8("b", 18), &[("rack", "r")]));
+    let before = cluster.clone();
+    for name in ["a", "b"] {
+        let told = cluster.member(&name.into()).unwrap();
+        cluster.upsert(told);
+    }
+    same(&cluster, &before);
+    assert_eq!(cluster.member(&"a".into()).unwrap().labels["zone"], "z");
+    assert_eq!(cluster.member(&"c".into()), None);
+}
+
+#[test]
 fn a_claim_follows_its_owner_and_its_gpus() {
     let mut cluster = levels();
     for name in ["a", "b"] {
