@@ -52,7 +52,8 @@ fn brute_force(cluster: &Cluster, gang: &Gang, kept_off: &BTreeSet<NodeName>) ->
         let ready = seat.member.standing == Standing::Ready;
         let cpu = group.resources.get("cpu");
         let by_cpu = seat.spare.get("cpu").checked_div(cpu).map_or(u32::MAX, |workers| workers as u32);
-        let will_do = !kept_off.contains(seat.name());
+        let suits = |gpu: &Gpu| group.product.as_ref().is_none_or(|product| gpu.product.contains(product.as_str()));
+        let will_do = !kept_off.contains(seat.name()) && seat.member.node.gpus().iter().all(suits);
         if labelled && ready && will_do { (seat.free_count() / group.gpus).min(by_cpu) } else { 0 }
     };
     let seats: Vec<(&Seat, u32)> =
@@ -197,13 +198,14 @@ proptest! {
     }
 
     #[test]
-    fn selectors_and_resources_are_kept_and_cost_nothing_else(
-        (cluster, (mut gang, _)) in (clusters(1..=9), gangs()), off in any::<u16>(), cpu in 0usize..4,
+    fn selectors_resources_and_products_are_kept_and_cost_nothing_else(
+        (cluster, (mut gang, _)) in (clusters(1..=9), gangs()), off in any::<u16>(), cpu in 0usize..4, product in any::<bool>(),
     ) {
         let number = |node: &NodeName| node.as_str()[1..].parse::<u32>().unwrap();
         let kept_off: BTreeSet<NodeName> =
             cluster.nodes().map(|seat| seat.name().clone()).filter(|node| off >> number(node) & 1 == 1).collect();
         gang.groups[0].resources = Resources::new().with("cpu", [0, 10_000, 25_000, 40_000][cpu]);
+        gang.groups[0].product = product.then(|| "H100".to_owned());
         let best = brute_force(&cluster, &gang, &kept_off);
         compare(place_where(&cluster, &gang, &keeping_off(&kept_off)), best, &cluster, &gang)?;
     }

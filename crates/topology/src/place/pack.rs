@@ -36,8 +36,8 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    /// Sets of GPUs for `workers` workers of a group out of `free`; the caller knows that there are enough. There are fewer
-    /// sets if wires do not join them as the group needs.
+    /// Sets of GPUs for `workers` workers of a group out of `free`; none if there are not enough, and fewer than workers if
+    /// wires do not join them as the group needs.
     pub(super) fn pack(&mut self, node: &Node, free: GpuSet, group: &Group, workers: u32) -> Rc<Packed> {
         let joined = group.joined_by.filter(|_| group.gpus > 1);
         let key = (Arc::as_ptr(node.wiring()), free, group.gpus, workers, joined);
@@ -50,6 +50,11 @@ fn pack(node: &Node, free: GpuSet, each: usize, workers: usize, joined: Option<J
     let wiring = node.wiring();
     if each == 0 || workers == 0 {
         return Packed { sets: vec![GpuSet::EMPTY; workers], exact: true, ..Packed::default() };
+    }
+    if free.len() < each * workers {
+        // Only a search that takes all nodes for good enough asks this. What it finds here does not count in the end, so it
+        // need only be no better than what there is elsewhere.
+        return Packed { weak: 2 * workers as i64, exact: true, ..Packed::default() };
     }
     let (mut sets, mut exact) = cut(node, free, each, workers);
     if let Some(joined) = joined.filter(|joined| sets.iter().any(|&set| wiring.grade(set) < joined.grade())) {

@@ -149,7 +149,11 @@ pub fn clusters(nodes: std::ops::RangeInclusive<usize>) -> impl Strategy<Value =
                 2 => node(&name, 4, |a, b| {
                     if a == 0 { Wire::over(Path::ALL[b as usize]) } else { Wire::nvlink(b as u8, Path::HostBridge) }
                 }),
-                _ => node(&name, 3, |_, _| Wire::nvswitch(18, Path::SameNuma)),
+                _ => {
+                    let mut facts = NodeFacts::from(node(&name, 3, |_, _| Wire::nvswitch(18, Path::SameNuma)));
+                    facts.gpus.iter_mut().for_each(|gpu| gpu.product = "NVIDIA A100-SXM4-80GB".into());
+                    Node::new(facts).unwrap()
+                }
             };
             let labels = [("zone", zone), ("block", block), ("rack", rack)];
             let labels: Vec<_> = labels.iter().filter_map(|&(key, value)| Some((key, value?.to_string()))).collect();
