@@ -4,7 +4,7 @@ use super::slots::Slot;
 use super::{ASK_AGAIN, Action, Work};
 use crate::facts::{NodeRules, requests_of};
 use crate::index::planned_claim;
-use crate::worker_pod;
+use crate::worker_pod::{self, Start};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use weft_api::job::{GroupStatus, WorkerPhase};
@@ -237,15 +237,8 @@ impl Work<'_> {
         let Some(node) = slot.state.node.clone() else { return };
         let Some(host) = self.index.node(&node).and_then(|facts| facts.hostname()) else { return };
         let gpus = &slot.state.planned_gpus;
-        let made = worker_pod::worker_pod(
-            self.job,
-            members,
-            &slot.member,
-            slot.state.attempt,
-            host,
-            gpus,
-            &self.settings.runtime,
-        );
+        let start = Start { attempt: slot.state.attempt, host, gpus, revision: self.revision() };
+        let made = worker_pod::worker_pod(self.job, members, &slot.member, start, &self.settings.runtime);
         // `base_spec` was asked for the same group before, so this is not reached with a bad template.
         let Ok(pod) = made else { return };
         let requests = pod.spec.as_ref().map(requests_of).unwrap_or_default();

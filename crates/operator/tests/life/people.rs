@@ -2,6 +2,7 @@
 
 use crate::condition_of;
 use crate::world::{World, gang};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use weft_api::job::{Phase, condition};
 
@@ -77,4 +78,106 @@ fn deadline_and_time_to_live_end_a_job() {
     assert_eq!(condition_of(&world, "g", condition::FAILED), Some(("True".into(), "DeadlineExceeded".into())));
     world.step(30);
     assert!(world.jobs.is_empty());
+}
+
+/// Suspends the job, gives it another image and resumes it, all before the operator looks.
+fn change_at_once(world: &mut World, job: &str, image: &str) {
+    world.change_job(job, |job| {
+        job.spec.suspend = true;
+        let template = job.spec.groups[0].template.as_mut().unwrap();
+        template.spec["containers"][0]["image"] = json!(image);
+    });
+    world.change_job(job, |job| job.spec.suspend = false);
+}
+
+fn images(world: &World) -> Vec<String> {
+    let image = |pod: &Pod| pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
+    world.pods.values().map(image).collect()
+}
+
+#[test]
+fn workers_of_a_job_that_was_suspended_changed_and_resumed_at_once_all_start_anew() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({"failurePolicy": {"replace": "FailedWorkers"}})));
+    world.run();
+    change_at_once(&mut world, "g", "i:2");
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.restarts, status.replacements), (Phase::Running, 0, 0), "{}", status.message);
+    assert_eq!((images(&world), status.workers[0].attempt), (vec!["i:2".to_owned(); 2], 1));
+    // Fewer of them, too, and one that had ended well.
+    world.end("g-w-0", 0, "");
+    world.step(0);
+    world.change_job("g", |job| {
+        job.spec.suspend = true;
+        job.spec.groups[0].replicas = 1;
+    });
+    world.change_job("g", |job| job.spec.suspend = false);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.ready_summary.as_str(), world.pods.len()), (Phase::Running, "1/1", 1));
+}
+
+#[test]
+fn the_new_templates_of_a_job_that_was_resumed_at_once_are_checked_before_its_workers_are() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({})));
+    world.run();
+    world.refuse_templates = Some("spec.groups[0].template: unknown field \"spec.imagee\"".into());
+    change_at_once(&mut world, "g", "i:2");
+    world.run();
+    assert_eq!((world.status("g").phase, world.pods.len()), (Phase::Failed, 0), "{}", world.status("g").message);
+    assert_eq!(condition_of(&world, "g", condition::VALID), Some(("False".into(), "InvalidTemplate".into())));
+}
+
+#[test]
+fn workers_stay_when_something_else_of_the_job_changes_or_nothing_says_of_what_they_were_made() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({})));
+    world.run();
+    world.change_job("g", |job| job.spec.suspend = true);
+    world.change_job("g", |job| {
+        job.spec.suspend = false;
+        job.spec.ttl_seconds_after_finished = Some(60);
+    });
+    world.run();
+    assert_eq!((world.status("g").phase, world.status("g").workers[0].attempt), (Phase::Running, 0));
+    // As operators before this one made them.
+    for pod in ["g-w-0", "g-w-1"] {
+        world.change_pod(pod, |pod| {
+            drop(pod["metadata"]["annotations"].as_object_mut().unwrap().remove("weft.dev/revision"))
+        });
+    }
+    change_at_once(&mut world, "g", "i:2");
+    world.run();
+    assert_eq!((images(&world), world.status("g").workers[0].attempt), (vec!["i".to_owned(); 2], 0));
+    // As one that makes its digests in another way did: while nobody changes the job, none is believed.
+    let generation = world.jobs.values().next().unwrap().metadata.generation.unwrap();
+    let other = format!("{generation}-0123456789abcdef");
+    world.change_pod("g-w-0", |pod| pod["metadata"]["annotations"]["weft.dev/revision"] = json!(other));
+    world.run();
+    assert_eq!(world.status("g").workers[0].attempt, 0);
+    world.change_job("g", |job| job.spec.ttl_seconds_after_finished = None);
+    world.run();
+    assert_eq!((world.status("g").phase, world.status("g").workers[0].attempt), (Phase::Running, 1));
+}
+
+#[test]
+fn an_operator_killed_anywhere_in_a_change_starts_every_worker_anew_once() {
+    // Two deletions, the service, two pods, two gates.
+    for actions in 0..8 {
+        let mut world = World::demo();
+        world.submit("g", gang(2, 8, json!({})));
+        world.run();
+        change_at_once(&mut world, "g", "i:2");
+        world.die_after = Some(actions);
+        world.step(0);
+        world.restart_operator();
+        world.run();
+        world.step(5);
+        world.run();
+        let status = world.status("g");
+        assert_eq!((status.phase, status.workers[0].attempt), (Phase::Running, 1), "{actions}: {}", status.message);
+        assert_eq!(images(&world), ["i:2", "i:2"], "killed after {actions} actions");
+    }
 }
