@@ -386,8 +386,7 @@ impl Controller {
             state.memo.asked.remove(pod);
         }
         if let Some(verdict) = outcome.verdict {
-            let generation = self.index.job(&outcome.key).and_then(|entry| entry.generation);
-            state.memo.verdict = Some((generation, verdict));
+            state.memo.verdict = Some((outcome.generation, verdict));
         }
         match outcome.refused {
             Some(message) => {

@@ -72,7 +72,9 @@ pub struct Outcome {
     pub uid: String,
     /// The status as it is now in the cluster, if it was written.
     pub status: Option<GpuJobStatus>,
-    /// What the API server says about the templates, if it was asked.
+    /// The generation of the job that it was decided for.
+    pub generation: Option<i64>,
+    /// What the API server says about the templates of that generation, if it was asked.
     pub verdict: Option<Verdict>,
     /// The API server refused a pod for now.
     pub refused: Option<String>,
@@ -82,6 +84,14 @@ pub struct Outcome {
     pub unknown: Vec<PodKey>,
     /// Something did not go through: look again soon.
     pub trouble: Option<String>,
+}
+
+impl Outcome {
+    /// Nothing yet, of this batch.
+    pub fn of(batch: &Batch) -> Self {
+        let generation = batch.job.as_ref().and_then(|job| job.metadata.generation);
+        Self { key: batch.key.clone(), uid: batch.uid.clone(), generation, ..Self::default() }
+    }
 }
 
 /// What a request came to.
@@ -114,7 +124,7 @@ impl Writer {
 
     /// Writes one batch, in order.
     pub async fn write(&self, batch: Batch) -> Outcome {
-        let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
+        let mut outcome = Outcome::of(&batch);
         if let Some(unreadable) = &batch.unreadable {
             let written = self.write_unreadable(&batch.key, &batch.uid, unreadable).await;
             // A later object (422 for a failed test) is looked at when the watch shows it.

@@ -21,6 +21,16 @@ fn wrong_jobs_fail_with_the_field_and_are_looked_at_again_when_they_change() {
 }
 
 #[test]
+fn a_job_that_is_corrected_while_its_templates_are_judged_is_judged_anew() {
+    let mut world = World::demo();
+    world.refuse_templates = Some("spec.groups[0].template: unknown field \"spec.containers[0].imagee\"".into());
+    world.is_corrected_while_asked = true;
+    world.submit("g", gang(1, 1, json!({})));
+    world.run();
+    assert_eq!(world.status("g").phase, Phase::Running, "{}", world.status("g").message);
+}
+
+#[test]
 fn a_wrong_program_is_refused_with_the_field() {
     let mut world = World::demo();
     let array = |name: &str, rows: u32, columns: u32| json!({"name": name, "dtype": "f32", "shape": [rows, columns]});

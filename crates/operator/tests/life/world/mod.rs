@@ -33,6 +33,8 @@ pub struct World {
     pub refuse_pods: Option<String>,
     /// What it says about templates, if it refuses them.
     pub refuse_templates: Option<String>,
+    /// Somebody corrects the templates just when the API server was asked about them.
+    pub is_corrected_while_asked: bool,
     /// Batches of which only the first so many actions still go through: then the operator is dead.
     pub die_after: Option<usize>,
     /// The agents are behind: what a pod held stays in the report when the pod is gone.
@@ -73,6 +75,7 @@ impl World {
             reports: BTreeMap::new(),
             refuse_pods: None,
             refuse_templates: None,
+            is_corrected_while_asked: false,
             die_after: None,
             keep_holders: false,
             unreadable: BTreeMap::new(),

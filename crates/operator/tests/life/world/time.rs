@@ -125,7 +125,7 @@ impl World {
     }
 
     fn execute(&mut self, batch: Batch) -> Outcome {
-        let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
+        let mut outcome = Outcome::of(&batch);
         if self.jobs.get(&batch.key).is_none_or(|job| job.uid().as_deref() != Some(&batch.uid)) {
             return outcome;
         }
@@ -159,6 +159,10 @@ impl World {
             match action {
                 Action::ProbeTemplates => {
                     outcome.verdict = Some(self.refuse_templates.clone().map_or(Verdict::Fine, Verdict::Refused));
+                    if std::mem::take(&mut self.is_corrected_while_asked) {
+                        self.refuse_templates = None;
+                        self.change_job(&batch.key.name, |_| {});
+                    }
                 }
                 Action::EnsureSupport => {}
                 Action::CreatePod(pod) => self.create(*pod, &mut outcome),
