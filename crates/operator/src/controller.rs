@@ -184,8 +184,8 @@ impl Controller {
         self.touch(touched);
     }
 
-    /// A report that cannot be read is as none: its node takes no new workers, and those that it has are left alone. Levels that
-    /// cannot be read leave the old ones in place.
+    /// A report that cannot be read places nothing: its node takes no new workers, and those that it has are left alone. Levels
+    /// that cannot be read leave the old ones in place.
     fn apply_unreadable(&mut self, kind: Kind, name: &str) -> Touched {
         self.metrics.unreadable(kind);
         if self.told_unreadable.insert(kind) {
@@ -196,7 +196,7 @@ impl Controller {
                 "written by another version of Weft, cannot be read: upgrade the operator (told once; details at debug)"
             );
         }
-        if kind == Kind::Report { self.index.delete_report(name) } else { Touched::default() }
+        if kind == Kind::Report { self.index.apply_unreadable_report(name) } else { Touched::default() }
     }
 
     /// What was there before a new list and is not in it is gone.

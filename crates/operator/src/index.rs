@@ -70,6 +70,8 @@ pub struct Index {
     cluster: Cluster,
     nodes: BTreeMap<String, NodeFacts>,
     reports: BTreeMap<String, Arc<GpuNode>>,
+    /// Nodes that have a report which cannot be read: another version of the agent wrote it.
+    unreadable_reports: BTreeSet<String>,
     /// Node name by the host name label, by which workers are bound.
     hosts: HashMap<String, String>,
     /// Boxed: of 150,000 pods the empty places of the table alone would take 60 MB.
@@ -95,6 +97,7 @@ impl Default for Index {
             levels,
             nodes: BTreeMap::new(),
             reports: BTreeMap::new(),
+            unreadable_reports: BTreeSet::new(),
             hosts: HashMap::new(),
             pods: HashMap::new(),
             workers: HashMap::new(),
@@ -138,8 +141,10 @@ impl Index {
         if !std::mem::take(&mut self.nodes_changed) && !self.outages.are_on() {
             return false;
         }
-        let nodes = self.nodes.values().map(|node| (self.reports.contains_key(&node.name), node));
-        self.outages.count(nodes, now)
+        let mut outages = std::mem::take(&mut self.outages);
+        let news = outages.count(self.nodes.values().map(|node| (self.has_gpus(&node.name), node)), now);
+        self.outages = outages;
+        news
     }
 
     /// The outages of many nodes at once.
@@ -153,11 +158,16 @@ impl Index {
         if node.out_of_service {
             return Some(Timestamp::UNIX_EPOCH);
         }
-        let since = self.outages.patience_from(self.has_report(&node.name), node.not_ready_since?)?;
+        let since = self.outages.patience_from(self.has_gpus(&node.name), node.not_ready_since?)?;
         Some(since.saturating_add(grace).unwrap_or(Timestamp::MAX))
     }
 
-    /// Whether a node's agent has reported.
+    /// Whether a node is one with GPUs: its agent reports, readably or not.
+    fn has_gpus(&self, node: &str) -> bool {
+        self.has_report(node) || self.unreadable_reports.contains(node)
+    }
+
+    /// Whether a node's agent has reported, and can be read.
     pub fn has_report(&self, node: &str) -> bool {
         self.reports.contains_key(node)
     }
@@ -281,13 +291,26 @@ impl Index {
             return Touched::NOTHING;
         }
         self.reports.insert(name.clone(), Arc::new(report));
+        self.unreadable_reports.remove(&name);
         self.renew_member(&name);
         self.renew_held(&name);
         self.touched_on(&name)
     }
 
+    /// A node's report cannot be read any more: as none, but its node is still one with GPUs.
+    pub fn apply_unreadable_report(&mut self, name: &str) -> Touched {
+        let is_new = self.unreadable_reports.insert(name.to_owned());
+        self.nodes_changed |= is_new;
+        self.forget_report(name)
+    }
+
     /// A node's report is gone.
     pub fn delete_report(&mut self, name: &str) -> Touched {
+        self.nodes_changed |= self.unreadable_reports.remove(name);
+        self.forget_report(name)
+    }
+
+    fn forget_report(&mut self, name: &str) -> Touched {
         if self.reports.remove(name).is_none() {
             return Touched::NOTHING;
         }
@@ -395,9 +418,9 @@ impl Index {
         self.nodes.keys()
     }
 
-    /// Every node that has a report.
+    /// Every node that has a report, readable or not.
     pub fn report_names(&self) -> impl Iterator<Item = &String> {
-        self.reports.keys()
+        self.reports.keys().chain(&self.unreadable_reports)
     }
 
     /// Jobs with pods on a node, and room, since a node's change may give some.

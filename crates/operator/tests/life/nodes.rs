@@ -65,6 +65,34 @@ fn workers_are_kept_while_most_nodes_are_not_ready_and_nodes_get_their_grace_ane
 }
 
 #[test]
+fn nodes_whose_reports_cannot_be_read_are_counted_with_those_that_have_gpus() {
+    let mut world = World::demo();
+    for n in 0..20 {
+        world.add_node(&format!("cpu-{n}"), "rack-c", 8);
+        world.remove_report(&format!("cpu-{n}"));
+    }
+    world.submit("g", gang(2, 8, json!({})));
+    world.run();
+    let nodes = world.nodes_of("g");
+    for node in ["node-1", "node-2", "node-3"] {
+        world.set_unreadable_report(node);
+        set_ready(&mut world, node, false);
+    }
+    world.step(11);
+    world.step(60);
+    let status = world.status("g");
+    assert_eq!((status.replacements, world.nodes_of("g")), (0, nodes), "{}", status.message);
+    assert!(status.message.contains("and so are most"), "{}", status.message);
+    // An agent that is gone for good leaves a node like any other: three of 23 are no outage.
+    for node in ["node-1", "node-2", "node-3"] {
+        world.remove_report(node);
+    }
+    world.step(0);
+    world.step(11);
+    assert_ne!(world.status("g").replacements, 0, "{}", world.status("g").message);
+}
+
+#[test]
 fn workers_of_a_node_that_is_said_to_be_out_of_service_move_at_once() {
     let mut world = World::demo();
     world.submit("g", gang(1, 8, json!({})));

@@ -186,6 +186,19 @@ impl World {
         self.set_report(report);
     }
 
+    /// The agent of `node` is gone, and its report with it.
+    pub fn remove_report(&mut self, node: &str) {
+        let seen = self.reports.remove(node).map_or_else(|| Seen::Unreadable(node.to_owned()), Seen::Report);
+        self.controller.apply(Change { kind: Kind::Report, event: Event::Delete(seen) });
+    }
+
+    /// The operator can read the report of `node` no more.
+    pub fn set_unreadable_report(&mut self, node: &str) {
+        self.reports.remove(node);
+        let seen = Seen::Unreadable(node.to_owned());
+        self.controller.apply(Change { kind: Kind::Report, event: Event::Apply(seen) });
+    }
+
     pub fn submit(&mut self, name: &str, spec: Value) {
         self.next_uid += 1;
         let value = json!({
