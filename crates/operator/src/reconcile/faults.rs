@@ -262,8 +262,15 @@ impl Work<'_> {
             }
         };
         if let Some(due) = pod.deletion_due {
-            if facts.is_some_and(|facts| self.waits_for(facts)) {
-                return;
+            if let Some(facts) = facts.filter(|facts| facts.not_ready_since.is_some()) {
+                // A pod that nobody can say has ended is not removed from the API server before its node is given up: not in an
+                // outage, in which workers most likely run on, and not where they must never run twice.
+                match self.given_up_at(facts) {
+                    None if self.waits_for(facts) => return,
+                    None => return self.wake_at(self.now + OUTAGE_LOOK),
+                    Some(at) if facts.unreachable && self.now < at => return self.wake_at(at),
+                    Some(_) => {}
+                }
             }
             let limit = due.saturating_add(OVERDUE).unwrap_or(Timestamp::MAX);
             if !force && self.now < limit {

@@ -65,6 +65,35 @@ fn workers_are_kept_while_most_nodes_are_not_ready_and_nodes_get_their_grace_ane
 }
 
 #[test]
+fn a_deleted_pod_on_a_silent_node_is_removed_by_force_when_its_node_is_given_up_and_in_an_outage_never() {
+    let mut world = World::demo();
+    world.submit("g", gang(1, 8, json!({})));
+    world.run();
+    let node = world.nodes_of("g")[0].clone();
+    let pod = PodKey::new("default", "g-w-0");
+    for node in ["node-1", "node-2", "node-3"] {
+        set_ready(&mut world, node, false);
+    }
+    world.step(0);
+    world.delete_pod("g-w-0", 5);
+    for _ in 0..10 {
+        world.step(60);
+        assert!(world.pods.contains_key(&pod), "it may run on, and a second one must not be beside it");
+    }
+    for ready in ["node-1", "node-2", "node-3"] {
+        set_ready(&mut world, ready, ready != node);
+    }
+    world.step(0);
+    world.step(9);
+    assert!(world.pods.contains_key(&pod), "the node has its grace anew");
+    world.step(1);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.workers[0].attempt), (Phase::Running, 1), "{}", status.message);
+    assert_ne!(world.nodes_of("g"), [node]);
+}
+
+#[test]
 fn nodes_whose_reports_cannot_be_read_are_counted_with_those_that_have_gpus() {
     let mut world = World::demo();
     for n in 0..20 {

@@ -295,6 +295,12 @@ impl World {
         self.set_pod(serde_json::from_value(value).unwrap());
     }
 
+    /// Somebody deletes a pod, with so much grace.
+    pub fn delete_pod(&mut self, name: &str, grace_seconds: i64) {
+        let due = self.now + SignedDuration::from_secs(grace_seconds);
+        self.change_pod(name, |pod| pod["metadata"]["deletionTimestamp"] = json!(due.to_string()));
+    }
+
     /// A pod that Weft did not make.
     pub fn foreign_pod(&mut self, name: &str, node: &str, gpus: u32) {
         let limits = json!({"limits": {"nvidia.com/gpu": gpus.to_string()}});
