@@ -2,17 +2,22 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt};
+use kube::{Client, Config, Resource, ResourceExt};
+use serde_json::{Value, json};
 use weft_api::job::WorkerPhase;
 use weft_api::{GpuJob, GpuNode, GpuTopology, GpuTopologySpec, names};
 
 use crate::Connection;
-use crate::why::{self, World};
+use crate::why;
+use crate::world::World;
 
 /// Workers whose own events are asked for: the first few that do not run say what the others would.
 const PODS_WITH_EVENTS: usize = 4;
+
+/// What is added to the name of a job that is only judged.
+const SIMULATED: &str = "-simulated";
 
 /// A connection to the API server.
 pub struct Cluster {
@@ -97,16 +102,52 @@ impl Cluster {
 
     /// Why the job does not fit. Who may not list pods or nodes of the whole cluster gets the operator's sentence alone, and hears why.
     async fn why(&self, job: &GpuJob) -> Option<String> {
-        let world = async {
-            let NodesView { gpu_nodes, nodes, topology } = self.nodes().await?;
-            let pods: Api<Pod> = Api::all(self.client.clone());
-            let pods = pods.list(&ListParams::default()).await.context("cannot list the pods of all namespaces")?.items;
-            Ok::<_, anyhow::Error>(World { nodes, gpu_nodes, pods, levels: topology })
-        };
-        match world.await {
+        match self.world().await {
             Ok(world) => why::explain(job, world),
             Err(error) => Some(format!("not known in detail: {error:#}")),
         }
+    }
+
+    /// All that a placement depends on.
+    pub async fn world(&self) -> Result<World> {
+        let NodesView { gpu_nodes, nodes, topology } = self.nodes().await?;
+        let pods: Api<Pod> = Api::all(self.client.clone());
+        let pods = pods.list(&ListParams::default()).await.context("cannot list the pods of all namespaces")?.items;
+        Ok(World { nodes, gpu_nodes, pods, levels: topology })
+    }
+
+    /// The jobs of all namespaces.
+    pub async fn jobs(&self) -> Result<Vec<GpuJob>> {
+        let api: Api<GpuJob> = Api::all(self.client.clone());
+        Ok(api.list(&ListParams::default()).await.map_err(no_weft)?.items)
+    }
+
+    /// The job as the API server would take it, with its defaults; or what is wrong with it. Nothing is stored.
+    ///
+    /// A job of that name may be there and may not be changed, so another name is judged.
+    pub async fn judge(&self, mut manifest: Value) -> Result<GpuJob> {
+        let kind = GpuJob::kind(&());
+        if manifest.get("kind").and_then(Value::as_str) != Some(&*kind) {
+            bail!("the file holds no {kind}: give one GpuJob, or what --save wrote");
+        }
+        let metadata = manifest.get("metadata");
+        let text = |field: &str| metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_str);
+        let name = text("name").context("metadata.name is missing")?.to_owned();
+        let namespace = text("namespace").unwrap_or(&self.namespace).to_owned();
+        let other = format!("{name}{SIMULATED}");
+        manifest["metadata"] = json!({"name": other, "namespace": namespace});
+        let api: Api<GpuJob> = Api::namespaced(self.client.clone(), &namespace);
+        let params = PatchParams::apply("kubectl-weft").dry_run().validation_strict();
+        let mut job = match api.patch(&other, &params, &Patch::Apply(&manifest)).await {
+            Ok(job) => job,
+            // Without the CRD the answer is 404 as well, but not about a namespace.
+            Err(kube::Error::Api(status)) if status.code != 404 || status.message.starts_with("namespaces ") => {
+                bail!("the API server refuses {name}: {}", status.message.replace(&other, &name))
+            }
+            Err(error) => return Err(no_weft(error)),
+        };
+        job.metadata.name = Some(name);
+        Ok(job)
     }
 
     /// All nodes, with the labels of their levels.

@@ -1,24 +1,26 @@
 //! `kubectl weft`: what a person on call asks. Reads, and changes nothing.
 //!
 //! ```text
-//!  API server ──cluster──▶ snapshot ──explain, topo──▶ text      (pure; golden files hold it in place)
+//!  API server ──cluster──▶ snapshot ──explain, topo, simulate──▶ text      (pure; golden files hold it in place)
 //! ```
 
 mod cluster;
 mod explain;
 mod local;
+mod simulate;
 mod span;
 mod table;
 mod topo;
 mod tree;
 mod why;
+mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Ask Weft: why a job waits, how the GPUs are wired, what a program does on this machine.
+/// Ask Weft: why a job waits, whether one would fit, how the GPUs are wired, what a program does on this machine.
 #[derive(Parser)]
 #[command(name = "kubectl-weft", bin_name = "kubectl weft", version, about)]
 struct Cli {
@@ -54,6 +56,8 @@ enum Command {
         /// Name of the node; all nodes without it.
         node: Option<String>,
     },
+    /// Say whether a job would fit and where, or why not and what would help. Nothing is created.
+    Simulate(simulate::Simulate),
     /// Run a program without Kubernetes, by the `weft-runtime` of this machine.
     Run(local::Run),
 }
@@ -62,7 +66,7 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("kubectl weft: {error:#}");
             ExitCode::FAILURE
@@ -70,7 +74,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let now = jiff::Timestamp::now();
     match cli.command {
         Command::Explain { job } => {
@@ -85,7 +89,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
                 None => print!("{}", topo::all(&nodes, now)),
             }
         }
+        Command::Simulate(simulate) => return simulate.run(&cli.connection).await,
         Command::Run(run) => return Err(run.exec()),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

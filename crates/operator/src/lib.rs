@@ -9,12 +9,14 @@
 //! ```
 //!
 //! * [`facts`]: what matters of nodes and pods. * [`index`]: the world on which decisions are made.
+//! * [`ask`]: a job as the question where it has room.
 //! * [`reconcile`]: what to do for one job, without effects. * [`write`]: the only place with effects.
 //! * [`controller`]: the loop that joins them. * [`lease`]: who of several operators works. * [`pulse`]: whether it does.
 //!
 //! Nothing that a restart would lose is kept in memory: placements are in the pods (node selector, `weft.dev/gpus`), attempts
 //! and restarts in the job's status.
 
+pub mod ask;
 pub mod controller;
 pub mod facts;
 pub mod guard;

@@ -5,6 +5,8 @@
 //! A field that is not known is refused with a sentence that says where it is: a misspelt `reqired` must not silently become
 //! a gang that may go anywhere.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::what_if::Running;
@@ -102,8 +104,10 @@ impl Situation {
     /// Decides every question anew, in place of the answers that are there.
     pub fn decide(&mut self) {
         for asked in &mut self.asked {
-            let eligible = |group: &Group, node: &NodeName| asked.admits(group, node);
-            (asked.placement, asked.no_placement) = match place_where(&self.cluster, &asked.gang, &eligible) {
+            let rules = asked.rules();
+            let eligible = |group: &Group, node: &NodeName| rules.admit(group, node);
+            let decided = place_where(&self.cluster, &asked.gang, &eligible);
+            (asked.placement, asked.no_placement) = match decided {
                 Ok(placement) => (Some(placement), None),
                 Err(why) => (None, Some(why)),
             };
@@ -117,13 +121,29 @@ impl Asked {
         Self { name: name.to_owned(), gang, verdicts: Vec::new(), placement: None, no_placement: None }
     }
 
-    /// Whether a node may take workers of a group, by [`Self::verdicts`].
+    /// [`Self::verdicts`] by node, for many questions.
+    pub fn rules(&self) -> Rules<'_> {
+        let mut by_node: HashMap<_, Vec<_>> = HashMap::new();
+        for verdict in &self.verdicts {
+            by_node.entry(&verdict.node).or_default().push(verdict);
+        }
+        Rules { by_node }
+    }
+}
+
+/// Which nodes the caller ruled out.
+pub struct Rules<'a> {
+    by_node: HashMap<&'a NodeName, Vec<&'a Verdict>>,
+}
+
+impl Rules<'_> {
+    /// Whether a node may take workers of a group.
     ///
     /// # Errors
     /// The first exclusion that applies.
-    pub fn admits(&self, group: &Group, node: &NodeName) -> Result<(), Exclusion> {
-        let applies =
-            |verdict: &&Verdict| verdict.node == *node && verdict.group.as_ref().is_none_or(|name| *name == group.name);
-        self.verdicts.iter().find(applies).map_or(Ok(()), |verdict| Err(verdict.exclusion.clone()))
+    pub fn admit(&self, group: &Group, node: &NodeName) -> Result<(), Exclusion> {
+        let of_node = self.by_node.get(node).into_iter().flatten();
+        let mut applies = of_node.filter(|verdict| verdict.group.as_ref().is_none_or(|name| *name == group.name));
+        applies.next().map_or(Ok(()), |verdict| Err(verdict.exclusion.clone()))
     }
 }

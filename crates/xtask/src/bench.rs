@@ -9,7 +9,7 @@ use crate::tools;
 
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// What weft-bench takes: `allocate`, `place` or `cluster`, with `--json` and its other options.
+    /// What weft-bench takes: `allocate`, `place` or `cluster`, with `--json` and its other options; `cargo xtask bench cluster --help` lists them.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     bench: Vec<OsString>,
 }

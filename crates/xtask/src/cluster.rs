@@ -11,6 +11,10 @@ use crate::{images, progress::Console, tools};
 /// The node label that names a node's rack; see `GpuTopology`.
 pub const RACK_LABEL: &str = "topology.weft.dev/rack";
 
+/// What a node on the command line is.
+const NODE_HELP: &str = "A node: PROFILE@RACK, such as h100x8@rack-a, or `none` for one without GPUs. The simulated machines are a100x4, h100x8 \
+                         and l40sx8";
+
 /// The cluster that is meant when none is named: the demo's, so that one can look around in it after `--keep`.
 pub const DEFAULT_NAME: &str = "demo";
 
@@ -30,8 +34,7 @@ enum Verb {
         /// How many nodes without GPUs.
         #[arg(long, default_value_t = 2, conflicts_with = "node")]
         nodes: usize,
-        /// A node: PROFILE@RACK, such as h100x8@rack-a for simulated GPUs, or `none`. Repeat it for more nodes.
-        #[arg(long, value_name = "PROFILE[@RACK]")]
+        #[arg(long, value_name = "PROFILE[@RACK]", help = format!("{NODE_HELP}. Repeat it for more nodes"))]
         node: Vec<NodeWish>,
         /// An image for the nodes (an OCI archive) besides those in target/images.
         #[arg(long)]
@@ -45,8 +48,7 @@ enum Verb {
     },
     /// Add a node to a running cluster.
     AddNode {
-        /// PROFILE@RACK, or `none`.
-        #[arg(value_name = "PROFILE[@RACK]")]
+        #[arg(value_name = "PROFILE[@RACK]", help = NODE_HELP)]
         node: NodeWish,
     },
     /// Remove a cluster and everything that belonged to it, whatever state it is in.
@@ -63,8 +65,10 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
-    /// Run a command in a node (counted from 1), such as `node 1 weft-sim status`.
+    /// Run a command in a node, such as `node 1 weft-sim status`.
     Node {
+        /// `1` or `node-1`.
+        #[arg(value_parser = node_number)]
         index: usize,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         words: Vec<String>,
@@ -81,9 +85,25 @@ enum Verb {
     /// Start a killed component again.
     Start { component: Component },
     /// Switch a node off as a power cut does.
-    PowerOff { index: usize },
+    PowerOff {
+        /// `1` or `node-1`.
+        #[arg(value_parser = node_number)]
+        index: usize,
+    },
     /// Switch it on again.
-    PowerOn { index: usize },
+    PowerOn {
+        /// `1` or `node-1`.
+        #[arg(value_parser = node_number)]
+        index: usize,
+    },
+}
+
+/// A node's number, counted from 1.
+fn node_number(text: &str) -> Result<usize, String> {
+    let number = text.strip_prefix("node-").unwrap_or(text);
+    number
+        .parse()
+        .map_err(|_| "nodes are 1, 2, … or node-1, node-2, …: `cargo xtask cluster status` shows them".to_owned())
 }
 
 /// A node on the command line.
@@ -214,6 +234,17 @@ mod tests {
         let spec = |text: &str| text.parse::<NodeWish>().unwrap().spec(3);
         assert_eq!(spec("h100x8@rack-a"), NodeSpec::new("node-3").label(RACK_LABEL, "rack-a").profile("h100x8"));
         assert_eq!(spec("none"), NodeSpec::new("node-3"));
+        assert_eq!(node_number("node-2"), Ok(2));
+        assert_eq!(node_number("2"), Ok(2));
+        assert!(node_number("node-x").is_err());
         assert_eq!(spec("none@rack-b"), NodeSpec::new("node-3").label(RACK_LABEL, "rack-b"));
+    }
+
+    #[test]
+    fn help_names_every_simulated_machine() {
+        for file in std::fs::read_dir(tools::workspace_root().join("crates/sim/profiles")).unwrap() {
+            let name = file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+            assert!(NODE_HELP.contains(&name), "{name}");
+        }
     }
 }

@@ -2,13 +2,14 @@
 
 use super::slots::Slot;
 use super::{ASK_AGAIN, Action, Work};
-use crate::facts::{NodeRules, requests_of};
+use crate::ask::Ask;
+use crate::facts::requests_of;
 use crate::index::planned_claim;
 use crate::worker_pod::{self, Start};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use weft_api::job::{GroupStatus, WorkerPhase};
-use weft_topology::{Exclusion, Gang, Group, NoPlacement, NodeName, Placed, Placement, Resources, Slice};
+use weft_topology::{Group, NoPlacement, NodeName, Placed, Placement};
 
 /// Why workers have no pod yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,62 +111,19 @@ impl Work<'_> {
     }
 
     fn find_places(&self) -> Result<Placement, String> {
-        let rules = self.rules()?;
-        let whole = self.slots.iter().all(Slot::is_missing);
-        let gang = self.gang(whole, &rules);
-        let eligible = |group: &Group, node: &NodeName| {
-            let Some(facts) = self.index.node(node.as_str()) else {
-                return Err(Exclusion::Other { detail: "the node is gone".to_owned() });
-            };
-            rules.get(group.name.as_str()).map_or(Ok(()), |(rules, _)| rules.admit(facts))?;
-            if group.gpus > 0 && !self.index.has_report(node.as_str()) {
-                return Err(Exclusion::Other { detail: "no agent reports its GPUs".to_owned() });
+        let ask = Ask::of(self.job, &self.settings.runtime).map_err(|error| error.to_string())?;
+        let mut gang = ask.gang(self.job);
+        if !self.slots.iter().all(Slot::is_missing) {
+            for (group, size) in gang.groups.iter_mut().zip(self.sizes()) {
+                (group.replicas, group.min) = (size, None);
             }
-            Ok(())
-        };
+        }
+        gang.placed = self.placed();
+        let eligible = |group: &Group, node: &NodeName| ask.admits(self.index, group, node);
         weft_topology::place_where(self.index.cluster(), &gang, &eligible).map_err(|why| match why {
             NoPlacement::NoRoom(room) => room.to_string(),
             NoPlacement::Invalid(invalid) => invalid.to_string(),
         })
-    }
-
-    /// What the workers of each group ask of a node.
-    fn rules(&self) -> Result<HashMap<&str, (NodeRules, Resources)>, String> {
-        let groups = self.job.spec.groups.iter().enumerate();
-        let rules = groups.map(|(at, group)| {
-            let spec =
-                worker_pod::base_spec(self.job, at, &self.settings.runtime).map_err(|error| error.to_string())?;
-            Ok((group.name.as_str(), (NodeRules::of(&spec), requests_of(&spec))))
-        });
-        rules.collect()
-    }
-
-    fn gang(&self, whole: bool, rules: &HashMap<&str, (NodeRules, Resources)>) -> Gang {
-        let sizes = self.sizes();
-        let groups = self.job.spec.groups.iter().zip(&sizes).map(|(group, size)| Group {
-            name: group.name.clone(),
-            replicas: if whole { group.replicas } else { *size },
-            min: group.min_replicas.filter(|_| whole),
-            gpus: group.gpus,
-            // GPUs are among them too, as the kubelet advertises them: a node whose plugin is down takes no worker.
-            resources: rules.get(group.name.as_str()).map(|(_, resources)| resources.clone()).unwrap_or_default(),
-            product: group.product.clone(),
-            slices: group
-                .slices
-                .iter()
-                .map(|slice| Slice { level: slice.level.as_str().into(), size: slice.size })
-                .collect(),
-            ..Group::default()
-        });
-        let topology = self.job.spec.topology.clone().unwrap_or_default();
-        let level = |name: Option<String>| name.map(|name| name.as_str().into());
-        Gang {
-            groups: groups.collect(),
-            required: level(topology.required),
-            preferred: level(topology.preferred),
-            placed: self.placed(),
-            ..Gang::default()
-        }
     }
 
     /// Workers that keep their place. One that has ended well needs none, but counts as where it was; if that node is gone, as

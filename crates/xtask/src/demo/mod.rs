@@ -135,7 +135,8 @@ fn play_on(cluster: &mut Cluster, args: &Args, real: bool, archives: &[PathBuf],
     install::wait_until_ready(&world, cluster.nodes().len(), (!real).then(|| cluster::gpus(cluster)))?;
     let prometheus = Prometheus::start(cluster, &world)?;
     let mut report = Report::new(if real { "real" } else { "simulated" });
-    let own = Some(story::Own { cluster, archives, prometheus: &prometheus, progress });
+    let programs = if args.dev { Some(tools::build_workspace()?) } else { None };
+    let own = Some(story::Own { cluster, archives, prometheus: &prometheus, progress, programs });
     tell(&mut Stage { world: &world, own, report: &mut report }, args);
     Ok(report)
 }

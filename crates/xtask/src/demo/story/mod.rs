@@ -44,6 +44,8 @@ pub struct Own<'a> {
     pub archives: &'a [PathBuf],
     pub prometheus: &'a Prometheus,
     pub progress: &'a Console,
+    /// The folder with all unoptimised programs, where they were built.
+    pub programs: Option<PathBuf>,
 }
 
 type Act = fn(&mut Stage<'_>) -> Result<()>;

@@ -1,11 +1,13 @@
 //! f: more than the cluster has. It waits, holds nothing, says what is missing, and starts when a node joins.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{JOB_LIMIT, Stage, gang::check_ring, pairs::gpu_list, worker_list};
 use crate::demo::{cluster, report::Checks, world::Look};
+use crate::tools::workspace_root;
 
 pub fn until_a_node_joins(stage: &mut Stage<'_>) -> Result<()> {
     let (started, mut checks) = (Instant::now(), Checks::default());
@@ -28,10 +30,32 @@ pub fn until_a_node_joins(stage: &mut Stage<'_>) -> Result<()> {
     }
     checks.that("it holds nothing", bound == 0 && held == 0, format!("{bound} pods bound, {held} GPUs held"));
 
+    let before = simulated(stage)?;
     println!("      node-4, an H100 node, joins rack-a");
     let own = stage.own()?;
     cluster::add_late_node(own.cluster, own.archives, own.progress)?;
     let job = stage.world.wait_phase("too-big", "Succeeded", JOB_LIMIT)?;
+    if let Some((exit, said)) = before {
+        let foreseen = said.contains("1 more node like node-1") && said.contains("1 in rack rack-a");
+        checks.that(
+            "`kubectl weft simulate` foresaw that node",
+            exit == Some(3) && foreseen,
+            said.lines().last().unwrap_or_default(),
+        );
+        let (exit, said) = simulated(stage)?.unwrap_or_default();
+        checks.that("and says that the job fits now", exit == Some(0), said.lines().next().unwrap_or_default());
+    }
     check_ring(&worker_list(&job), 3, &mut checks);
     stage.conclude("too-big", started, checks)
+}
+
+/// How `kubectl weft simulate` ends for the job and what it says; none where it was not built.
+fn simulated(stage: &Stage<'_>) -> Result<Option<(Option<i32>, String)>> {
+    let Some(programs) = stage.own.as_ref().and_then(|own| own.programs.as_ref()) else { return Ok(None) };
+    let job = workspace_root().join("deploy/examples/too-big.yaml");
+    let mut command = Command::new(programs.join("kubectl-weft"));
+    command.arg("simulate").arg(job).arg("--kubeconfig").arg(stage.world.kubeconfig());
+    let output = command.output().context("cannot start kubectl-weft")?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok(Some((output.status.code(), String::from_utf8_lossy(&said).into_owned())))
 }
