@@ -72,14 +72,18 @@ pub struct Outcome {
     pub uid: String,
     /// The status as it is now in the cluster, if it was written.
     pub status: Option<GpuJobStatus>,
+    /// It is not known whether the status was written.
+    pub status_unknown: bool,
     /// The generation of the job that it was decided for.
     pub generation: Option<i64>,
     /// What the API server says about the templates of that generation, if it was asked.
     pub verdict: Option<Verdict>,
     /// The API server refused a pod for now.
     pub refused: Option<String>,
-    /// Pods that were surely not created, or are there already.
+    /// Pods that were surely not created.
     pub not_created: Vec<PodKey>,
+    /// Pods whose names are taken: by themselves, if an earlier request was carried out after all, or by others.
+    pub exist: Vec<PodKey>,
     /// Pods of which it is not known whether they were created.
     pub unknown: Vec<PodKey>,
     /// Something did not go through: look again soon.
@@ -135,6 +139,7 @@ impl Writer {
         if let Some(status) = batch.status {
             if let Err(error) = self.write_status(&batch.key, &batch.uid, &status).await {
                 outcome.not_created = created(&batch.actions);
+                outcome.status_unknown = true;
                 // A job that is gone needs nothing more.
                 outcome.trouble = (!is(&error, 404)).then(|| format!("cannot write the status: {error}"));
                 return outcome;
@@ -407,11 +412,7 @@ fn gone_is_fine(result: kube::Result<()>, trouble: &str) -> Done {
 fn settle(outcome: &mut Outcome, pod: PodKey, done: Done) {
     match done {
         Done::Fine => {}
-        Done::Exists => {
-            // The watch has not shown it yet: with a pause, lest it is asked for as fast as the API server answers.
-            outcome.trouble = Some(format!("pod {pod} is there already"));
-            outcome.not_created.push(pod);
-        }
+        Done::Exists => outcome.exist.push(pod),
         Done::Refused(why) => {
             outcome.not_created.push(pod);
             outcome.refused = Some(why);

@@ -8,6 +8,7 @@ mod nodes;
 mod operators;
 mod people;
 mod starts;
+mod storm;
 mod world;
 
 use world::World;

@@ -9,18 +9,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use weft_api::node::{GpuReport, Health, LinkReport};
 use weft_api::{GpuJob, GpuNode, GpuNodeSpec, GpuNodeStatus};
 use weft_operator::controller::Controller;
-use weft_operator::facts::{NodeFacts, PodFacts, PodKey};
+use weft_operator::facts::{NodeFacts, PodFacts, PodKey, PodLife};
 use weft_operator::guard::Unreadable;
 use weft_operator::index::{JobEntry, JobKey};
 use weft_operator::metrics::Metrics;
 use weft_operator::reconcile::{Action, Settings};
 use weft_operator::watch::{Change, Kind, Seen};
 use weft_operator::worker_pod::RuntimeImage;
+use weft_operator::write::Outcome;
 
 pub struct World {
     controller: Controller,
@@ -45,6 +46,12 @@ pub struct World {
     pub said_unreadable: usize,
     /// The watch of pods lags: changes are kept here until [`Self::catch_up`].
     lagging: Option<Vec<Change>>,
+    /// GPUs may fail between the plan and the kubelet, which then refuses the pod. Elsewhere that is a mistake of the operator.
+    pub refuses_failed_gpus: bool,
+    /// What becomes of the next writes; after that all go well.
+    pub answers: VecDeque<Answer>,
+    /// What became of batches that the operator has not heard of yet.
+    unheard: VecDeque<Outcome>,
     /// Statuses that the operator wrote, by the job's name.
     pub statuses: Vec<(String, weft_api::GpuJobStatus)>,
     /// Writes that the operator sent.
@@ -52,6 +59,16 @@ pub struct World {
     /// Every pass of the controller ends after one job, as if that had taken all of its time.
     pub short_passes: bool,
     next_uid: u32,
+}
+
+/// What becomes of a write.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Answer {
+    Done,
+    /// It is done, and the answer comes too late.
+    Lost,
+    /// It never gets there.
+    NotDone,
 }
 
 fn settings() -> Settings {
@@ -81,6 +98,9 @@ impl World {
             unreadable: BTreeMap::new(),
             said_unreadable: 0,
             lagging: None,
+            refuses_failed_gpus: false,
+            answers: VecDeque::new(),
+            unheard: VecDeque::new(),
             statuses: Vec::new(),
             sent: Vec::new(),
             short_passes: false,
@@ -97,6 +117,8 @@ impl World {
     pub fn restart_operator(&mut self) {
         self.controller = Controller::new(settings(), Metrics::default());
         self.die_after = None;
+        self.lagging = None;
+        self.unheard.clear();
         let nodes = self.nodes.values().map(|node| Seen::Node(NodeFacts::of(node.clone()))).collect();
         let reports = self.reports.values().map(|report| Seen::Report(report.clone())).collect();
         let pods = self.pods.values().map(|pod| Seen::Pod(Box::new(PodFacts::of(pod.clone())))).collect();
@@ -160,6 +182,24 @@ impl World {
         let mut value = serde_json::to_value(&self.nodes[name]).unwrap();
         change(&mut value);
         self.set_node(serde_json::from_value(value).unwrap());
+    }
+
+    /// The node's kubelet answers from now on, or no more.
+    pub fn set_ready(&mut self, name: &str, ready: bool) {
+        let status = if ready { "True" } else { "Unknown" };
+        if self.nodes[name].status.as_ref().unwrap().conditions.as_ref().unwrap()[0].status == status {
+            return;
+        }
+        let now = self.now.to_string();
+        self.change_node(name, |node| {
+            node["status"]["conditions"] = json!([{"type": "Ready", "status": status, "lastTransitionTime": now}]);
+        });
+    }
+
+    /// Whether a container of the pod runs.
+    pub fn is_running(&self, pod: &str) -> bool {
+        let pod = PodFacts::of(self.pods[&PodKey::new("default", pod)].clone());
+        matches!(pod.life, PodLife::Running { .. })
     }
 
     pub fn remove_node(&mut self, name: &str) {
@@ -281,6 +321,14 @@ impl World {
     /// The operator sees what it missed.
     pub fn catch_up(&mut self) {
         self.lagging.take().into_iter().flatten().for_each(|change| self.controller.apply(change));
+    }
+
+    /// The operator sees the next changes of pods, and goes on to lag.
+    pub fn catch_up_with(&mut self, changes: usize) {
+        let Some(later) = &mut self.lagging else { return };
+        for change in later.drain(..changes.min(later.len())) {
+            self.controller.apply(change);
+        }
     }
 
     pub fn remove_pod(&mut self, pod: &PodKey) {

@@ -1,6 +1,6 @@
 //! Time passes: the operator decides, its writes go through, schedulers and kubelets do their part.
 
-use super::World;
+use super::{Answer, World};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -43,6 +43,28 @@ impl World {
         written
     }
 
+    /// One pass of the operator, which does not hear yet what became of its writes.
+    pub fn pass_unheard(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+        for batch in self.controller.decide(self.now, self.pass_ends()) {
+            let outcome = self.execute(batch);
+            self.unheard.push_back(outcome);
+        }
+    }
+
+    /// The operator hears of so many batches, the oldest first.
+    pub fn hear(&mut self, batches: usize) {
+        for _ in 0..batches {
+            let Some(outcome) = self.unheard.pop_front() else { return };
+            self.controller.settle(outcome, self.now);
+        }
+    }
+
+    /// What becomes of the next write.
+    fn answer(&mut self) -> Answer {
+        self.answers.pop_front().unwrap_or(Answer::Done)
+    }
+
     fn pass_ends(&self) -> Instant {
         let now = Instant::now();
         if self.short_passes { now } else { now + Duration::from_secs(3600) }
@@ -63,7 +85,7 @@ impl World {
     }
 
     /// Binds and starts every pod without gates, and ends every pod that is being deleted.
-    fn kubelet(&mut self) {
+    pub fn kubelet(&mut self) {
         for (key, pod) in self.pods.clone() {
             if pod.metadata.deletion_timestamp.is_some() {
                 self.remove_pod(&key);
@@ -76,6 +98,11 @@ impl World {
             let node = spec.node_selector.as_ref().unwrap()["kubernetes.io/hostname"].clone();
             let name = key.name.clone();
             self.change_pod(&name, |pod| pod["spec"]["nodeName"] = json!(node));
+            if self.refuses_failed_gpus && self.plans_failed_gpu(&pod, &node) {
+                let why = json!({"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no healthy devices present"});
+                self.change_pod(&name, |pod| pod["status"] = why);
+                continue;
+            }
             self.hold(&pod, &node);
             self.change_pod(&name, |pod| {
                 let running = json!({"running": {}});
@@ -83,6 +110,12 @@ impl World {
                 pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [container]});
             });
         }
+    }
+
+    fn plans_failed_gpu(&self, pod: &Pod, node: &str) -> bool {
+        let planned = pod.annotations().get("weft.dev/gpus").cloned().unwrap_or_default();
+        let gpus = &self.reports[node].status.as_ref().unwrap().gpus;
+        gpus.iter().any(|gpu| gpu.health != Health::Healthy && planned.split(',').any(|uuid| uuid == gpu.uuid))
     }
 
     fn hold(&mut self, pod: &Pod, node: &str) {
@@ -142,10 +175,22 @@ impl World {
             return outcome;
         }
         if let Some(status) = batch.status {
+            let answer = self.answer();
+            outcome.status_unknown = answer != Answer::Done;
+            if answer == Answer::NotDone {
+                outcome.not_created = created(&batch.actions);
+                outcome.trouble = Some("cannot write the status".into());
+                return outcome;
+            }
             let mut job = self.jobs[&batch.key].clone();
             self.statuses.push((batch.key.name.clone(), status.clone()));
             job.status = Some(status.clone());
             self.set_job(job);
+            if answer == Answer::Lost {
+                outcome.not_created = created(&batch.actions);
+                outcome.trouble = Some("cannot write the status".into());
+                return outcome;
+            }
             outcome.status = Some(status);
         }
         for action in batch.actions {
@@ -156,6 +201,23 @@ impl World {
                 *left -= 1;
             }
             self.sent.push(action.clone());
+            let concerned = match &action {
+                Action::CreatePod(pod) => Some(PodKey::new("default", &pod.name_any())),
+                Action::DeletePod { pod, .. } | Action::LiftGate { pod, .. } => Some(pod.clone()),
+                _ => None,
+            };
+            if let Some(pod) = concerned {
+                match self.answer() {
+                    Answer::Done => {}
+                    lost => {
+                        outcome.unknown.push(pod);
+                        outcome.trouble = Some("the API server does not answer in time".into());
+                        if lost == Answer::NotDone {
+                            continue;
+                        }
+                    }
+                }
+            }
             match action {
                 Action::ProbeTemplates => {
                     outcome.verdict = Some(self.refuse_templates.clone().map_or(Verdict::Fine, Verdict::Refused));
@@ -167,8 +229,11 @@ impl World {
                 Action::EnsureSupport => {}
                 Action::CreatePod(pod) => self.create(*pod, &mut outcome),
                 Action::DeletePod { pod, uid, grace } => self.delete(&pod, &uid, grace),
-                Action::LiftGate { pod, rest, .. } => {
+                Action::LiftGate { pod, rest, uid } => {
                     assert!(rest.is_empty());
+                    if self.pods.get(&pod).is_none_or(|there| there.uid().as_deref() != Some(&*uid)) {
+                        continue;
+                    }
                     self.change_pod(&pod.name, |pod| {
                         pod["spec"].as_object_mut().unwrap().remove("schedulingGates");
                     });
@@ -186,7 +251,7 @@ impl World {
             return outcome.not_created.push(key);
         }
         if self.pods.contains_key(&key) {
-            return outcome.not_created.push(key);
+            return outcome.exist.push(key);
         }
         self.next_uid += 1;
         pod.metadata.uid = Some(format!("pod-{}", self.next_uid));
@@ -203,4 +268,12 @@ impl World {
             Some(Time(self.now + SignedDuration::from_secs(i64::from(grace.unwrap_or(30)))));
         self.set_pod(pod);
     }
+}
+
+fn created(actions: &[Action]) -> Vec<PodKey> {
+    let key = |action: &Action| match action {
+        Action::CreatePod(pod) => Some(PodKey::new("default", &pod.name_any())),
+        _ => None,
+    };
+    actions.iter().filter_map(key).collect()
 }
