@@ -208,6 +208,13 @@ impl Index {
         pods.filter(move |pod| pod.worker.as_ref().is_some_and(|worker| worker.job_uid == uid))
     }
 
+    /// The pods of earlier jobs of this name: those jobs are gone, and garbage collection comes for the pods.
+    pub fn pods_of_earlier<'a>(&'a self, key: &JobKey, uid: &'a str) -> impl Iterator<Item = &'a PodFacts> {
+        let keys = self.workers.get(key).into_iter().flatten();
+        let pods = keys.filter_map(|pod| self.pod(pod));
+        pods.filter(move |pod| pod.worker.as_ref().is_some_and(|worker| worker.job_uid != uid))
+    }
+
     /// A pod.
     pub fn pod(&self, key: &PodKey) -> Option<&PodFacts> {
         self.pods.get(key).map(Box::as_ref)

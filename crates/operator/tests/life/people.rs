@@ -5,6 +5,7 @@ use crate::world::{World, gang};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use weft_api::job::{Phase, condition};
+use weft_operator::facts::PodKey;
 
 #[test]
 fn wrong_jobs_fail_with_the_field_and_are_looked_at_again_when_they_change() {
@@ -74,6 +75,48 @@ fn a_suspended_job_starts_again_with_the_groups_that_it_was_given_meanwhile() {
     let status = world.status("g");
     assert_eq!((status.phase, status.ready_summary.as_str(), status.gpus), (Phase::Running, "1/1", 4));
     assert_eq!((status.workers.len(), status.workers[0].allocated_gpus.len(), world.pods.len()), (1, 4, 1));
+}
+
+#[test]
+fn a_job_that_is_made_again_deletes_the_pods_of_the_one_before_and_nobody_elses() {
+    let mut world = World::demo();
+    world.keep_garbage = true;
+    world.submit("g", gang(3, 4, json!({})));
+    world.run();
+    let old: Vec<_> = world.pods.values().map(|pod| pod.metadata.uid.clone()).collect();
+    world.delete_job("g");
+    world.submit("g", gang(2, 8, json!({})));
+    world.step(0);
+    assert!(world.status("g").message.contains("waiting for 2 old pods to end"), "{}", world.status("g").message);
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, status.replacements, world.pods.len()), (Phase::Running, 0, 2), "{}", status.message);
+    assert!(world.pods.values().all(|pod| !old.contains(&pod.metadata.uid)));
+
+    // A name may be taken by a pod of nobody, of something else, or of a living job: "a" has a group "b-w", "a-b" a group "w".
+    world.delete_job("g");
+    world.foreign_pod("h-w-0", "node-1", 0);
+    world.remove_pod(&PodKey::new("default", "g-w-1"));
+    world.foreign_pod("g-w-1", "node-1", 0);
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "g", "uid": "r", "controller": true}]);
+    world.change_pod("g-w-1", |pod| pod["metadata"]["ownerReferences"] = owner);
+    let mut spec = gang(1, 1, json!({}));
+    spec["groups"][0]["name"] = json!("b-w");
+    world.submit("a", spec);
+    world.run();
+    let before: Vec<_> = world.pods.iter().map(|(key, pod)| (key.clone(), pod.metadata.uid.clone())).collect();
+    for name in ["h", "a-b"] {
+        world.submit(name, gang(1, 1, json!({})));
+    }
+    world.submit("g", gang(2, 1, json!({})));
+    world.run();
+    for (name, pod) in [("h", "h-w-0"), ("a-b", "a-b-w-0"), ("g", "g-w-1")] {
+        let message = world.status(name).message;
+        assert!(message.contains(&format!("{pod} is there already and is not this job's")), "{message}");
+    }
+    assert!(
+        before.iter().filter(|(key, _)| key.name != "g-w-0").all(|(key, uid)| world.pods[key].metadata.uid == *uid)
+    );
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct World {
     pub die_after: Option<usize>,
     /// The agents are behind: what a pod held stays in the report when the pod is gone.
     pub keep_holders: bool,
+    /// Garbage collection is behind: pods stay when their job is gone.
+    pub keep_garbage: bool,
     /// Jobs that this version of the operator cannot read, and why.
     unreadable: BTreeMap<JobKey, String>,
     /// How often that was written into a job.
@@ -95,6 +97,7 @@ impl World {
             is_corrected_while_asked: false,
             die_after: None,
             keep_holders: false,
+            keep_garbage: false,
             unreadable: BTreeMap::new(),
             said_unreadable: 0,
             lagging: None,
@@ -262,6 +265,9 @@ impl World {
         let job = self.jobs.remove(&key(name)).unwrap();
         self.controller.apply(Change { kind: Kind::Job, event: Event::Delete(self.seen(&job)) });
         let uid = job.uid().unwrap();
+        if self.keep_garbage {
+            return;
+        }
         let owned = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.uid == uid);
         let pods: Vec<PodKey> = self.pods.iter().filter(|(_, pod)| owned(pod)).map(|(key, _)| key.clone()).collect();
         pods.iter().for_each(|pod| self.remove_pod(pod));
