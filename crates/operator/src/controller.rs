@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use crate::reconcile::{self, Action, Decision, Memo, Refusal, Settings};
 use crate::watch::{Change, Kind, Seen};
-use crate::write::{Batch, Outcome, UnreadableStatus, Writer};
+use crate::write::{Batch, Outcome, UnreadableStatus, Writer, created};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::watcher::Event;
@@ -56,6 +56,8 @@ struct JobState {
     decided: Option<Timestamp>,
     /// It creates pods.
     creates: bool,
+    /// Pods among them that were asked for before: they may be there.
+    again: Vec<PodKey>,
     /// Batches in a row that did not go through, and refusals in a row.
     failures: u32,
     refusals: u32,
@@ -357,6 +359,7 @@ impl Controller {
         for pod in decision.void {
             self.index.forget(&pod);
         }
+        let again = created(&decision.actions).into_iter().filter(|pod| self.index.assumed(pod).is_some()).collect();
         for (pod, node, claim) in decision.assume {
             self.index.assume(pod, node, claim);
         }
@@ -369,6 +372,7 @@ impl Controller {
         }
         state.busy = true;
         state.decided = Some(now);
+        state.again = again;
         state.creates = decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_)));
         let status = changed.then_some(decision.status);
         let (actions, notes) = (decision.actions, decision.notes);
@@ -381,6 +385,9 @@ impl Controller {
         // What was assumed for an earlier job of the name went with it; a later one's pods are named alike.
         let Some(state) = self.jobs.get_mut(&outcome.key).filter(|state| state.uid == outcome.uid) else { return };
         for pod in &outcome.not_created {
+            self.index.forget(pod);
+        }
+        for pod in outcome.not_sent.iter().filter(|pod| !state.again.contains(*pod)) {
             self.index.forget(pod);
         }
         let mut trouble = outcome.trouble;

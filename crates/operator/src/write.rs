@@ -80,7 +80,9 @@ pub struct Outcome {
     pub verdict: Option<Verdict>,
     /// The API server refused a pod for now.
     pub refused: Option<String>,
-    /// Pods that were surely not created.
+    /// Pods that this batch was to create and did not ask for.
+    pub not_sent: Vec<PodKey>,
+    /// Pods that were surely not created, and are not there.
     pub not_created: Vec<PodKey>,
     /// Pods whose names are taken: by themselves, if an earlier request was carried out after all, or by others.
     pub exist: Vec<PodKey>,
@@ -138,7 +140,7 @@ impl Writer {
         }
         if let Some(status) = batch.status {
             if let Err(error) = self.write_status(&batch.key, &batch.uid, &status).await {
-                outcome.not_created = created(&batch.actions);
+                outcome.not_sent = created(&batch.actions);
                 outcome.status_unknown = true;
                 // A job that is gone needs nothing more.
                 outcome.trouble = (!is(&error, 404)).then(|| format!("cannot write the status: {error}"));
@@ -151,7 +153,7 @@ impl Writer {
         let (first, then): (Vec<_>, Vec<_>) = batch.actions.into_iter().partition(is_preparation);
         for action in first {
             if let Err(trouble) = self.prepare(&job, &action, &mut outcome).await {
-                outcome.not_created = created(&then);
+                outcome.not_sent = created(&then);
                 outcome.trouble = Some(trouble);
                 return outcome;
             }
@@ -258,7 +260,7 @@ impl Writer {
                 return Err(trouble);
             }
         }
-        match tokio::time::timeout(REQUEST_TIMEOUT, api.get_opt(&name)).await.unwrap_or_else(|_| Err(too_slow())) {
+        match self.in_time(api.get_opt(&name)).await {
             Ok(Some(there)) if owned_by(&there, job) => Ok(()),
             Ok(Some(_)) => {
                 let trouble =
@@ -278,17 +280,28 @@ impl Writer {
                 let key = PodKey::new(&pod.namespace().unwrap_or_default(), &pod.name_any());
                 let api = pods(&key.namespace);
                 let result = self.counted("create_pod", async { api.create(&post(), &pod).await.map(drop) }).await;
-                let done = match result {
-                    Ok(()) => Done::Fine,
+                let refusal = match result {
+                    Ok(()) => return (key, Done::Fine),
                     Err(kube::Error::Api(status)) => match status.code {
-                        409 => Done::Exists,
+                        409 => return (key, Done::Exists),
                         403 => Done::Refused(status.message.clone()),
                         400 | 422 => Done::Invalid(status.message.clone()),
-                        _ => Done::Trouble(format!("cannot create pod {key}: {}", status.message)),
+                        _ => {
+                            return (
+                                key.clone(),
+                                Done::Trouble(format!("cannot create pod {key}: {}", status.message)),
+                            );
+                        }
                     },
-                    Err(error) => Done::Trouble(format!("cannot create pod {key}: {error}")),
+                    Err(error) => return (key.clone(), Done::Trouble(format!("cannot create pod {key}: {error}"))),
                 };
-                (key, done)
+                // Quotas and webhooks are asked before the name is looked at, and an earlier request may have been carried out.
+                let there = match self.in_time(api.get_metadata_opt(&key.name)).await {
+                    Ok(None) => refusal,
+                    Ok(Some(_)) => Done::Exists,
+                    Err(error) => Done::Trouble(format!("cannot read pod {key}: {error}")),
+                };
+                (key, there)
             }
             Action::DeletePod { pod, uid, grace } => {
                 let api = pods(&pod.namespace);
@@ -334,6 +347,11 @@ impl Writer {
         self.client.request::<Value>(request).await.map(drop)
     }
 
+    /// The answer to a request, if it comes in time.
+    async fn in_time<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+        tokio::time::timeout(REQUEST_TIMEOUT, request).await.unwrap_or_else(|_| Err(too_slow()))
+    }
+
     /// Sends a request if this operator is still the leader, within its time, and counts it.
     async fn counted(&self, write: &'static str, request: impl Future<Output = kube::Result<()>>) -> kube::Result<()> {
         // Not closed, so an error does not come; waiting is before the question whether the term still lasts.
@@ -341,10 +359,7 @@ impl Writer {
         if !self.term.is_valid() {
             return Err(kube::Error::Service("this operator is not the leader any more".into()));
         }
-        let result = match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-            Ok(result) => result,
-            Err(_) => Err(too_slow()),
-        };
+        let result = self.in_time(request).await;
         // A conflict is an answer, not a failure: the object is there.
         self.metrics.wrote(write, result.as_ref().map_or_else(|error| is(error, 409), |()| true));
         result
@@ -392,7 +407,7 @@ fn owned_by(object: &impl ResourceExt, job: &GpuJob) -> bool {
 }
 
 /// Pods that the actions would create.
-fn created(actions: &[Action]) -> Vec<PodKey> {
+pub fn created(actions: &[Action]) -> Vec<PodKey> {
     let key = |action: &Action| match action {
         Action::CreatePod(pod) => Some(PodKey::new(&pod.namespace().unwrap_or_default(), &pod.name_any())),
         _ => None,

@@ -42,10 +42,10 @@ impl Work<'_> {
                 slot.key
             ));
         }
-        let none_is_live = !self.slots.iter().any(Slot::is_live);
+        // Under its name there is one pod at a time, which keeps its place until it has gone; and those that are missing are placed
+        // together.
         let leaving = missing().filter(|slot| slot.outdated.is_some()).count();
-        // A gang that starts anew is placed as one, when the last of its old pods has gone.
-        if leaving > 0 && (none_is_live || leaving == missing().count()) {
+        if leaving > 0 {
             return Missing::Names(format!(
                 "waiting for {leaving} old pod{} to end",
                 if leaving == 1 { "" } else { "s" }

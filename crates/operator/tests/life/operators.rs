@@ -1,7 +1,8 @@
 //! Operators that die, see late, or are of another version than the job.
 
 use crate::condition_of;
-use crate::world::{World, gang};
+use crate::world::{Answer, World, gang};
+use jiff::SignedDuration;
 use serde_json::json;
 use weft_api::job::{Phase, condition};
 use weft_operator::reconcile::Action;
@@ -121,4 +122,85 @@ fn a_job_that_has_ended_is_not_run_again_after_an_older_operator_could_not_read_
     world.run();
     assert_eq!(world.status("g").phase, Phase::Failed, "{}", world.status("g").message);
     assert_eq!(condition_of(&world, "g", condition::VALID), Some(("True".into(), "Accepted".into())));
+}
+
+#[test]
+fn a_pod_that_was_asked_for_twice_keeps_its_gpus_while_the_watch_lags() {
+    let mut world = World::demo();
+    world.lag();
+    world.submit("a", gang(1, 8, json!({})));
+    world.step(1);
+    world.step(6);
+    let creations = world.sent.iter().filter(|action| matches!(action, Action::CreatePod(_))).count();
+    assert_eq!(creations, 2, "the watch shows nothing for long: perhaps nothing was created");
+    for other in ["b", "c"] {
+        world.submit(other, gang(1, 8, json!({})));
+    }
+    world.step(1);
+    world.catch_up();
+    world.run();
+    let phases = ["a", "b", "c"].map(|job| world.status(job).phase);
+    assert_eq!(phases, [Phase::Running, Phase::Running, Phase::Pending]);
+}
+
+#[test]
+fn a_pod_that_was_asked_for_twice_keeps_its_gpus_when_the_second_time_does_not_get_through() {
+    let mut world = World::demo();
+    world.lag();
+    world.submit("a", gang(2, 4, json!({})));
+    world.step(1);
+    assert_eq!(world.nodes_of("a"), ["node-1", "node-1"]);
+    // The status changes, and is not written; so nothing is asked for.
+    world.change_pod("a-w-0", |pod| pod["status"] = json!({"phase": "Running"}));
+    world.show("a-w-0");
+    world.answers.push_back(Answer::NotDone);
+    world.pass_unheard(6);
+    world.hear(1);
+    // Without the pause after a failure, in which it is asked for a third time.
+    for (other, gpus) in [("b", 8), ("c", 4), ("d", 4)] {
+        world.submit(other, gang(1, gpus, json!({})));
+    }
+    for _ in 0..2 {
+        world.pass_unheard(0);
+        world.hear(3);
+    }
+    world.step(1);
+    world.catch_up();
+    world.run();
+    let phases = ["a", "b", "c", "d"].map(|job| world.status(job).phase);
+    assert_eq!(phases, [Phase::Running, Phase::Running, Phase::Running, Phase::Pending]);
+}
+
+#[test]
+fn a_status_whose_writing_was_not_answered_is_written_again() {
+    let mut world = World::demo();
+    world.submit("a", gang(1, 8, json!({})));
+    world.run();
+    // The GPU recovers before the operator hears that the loss of the worker was written.
+    world.set_health("node-1", 0, Some("XID 79"));
+    world.answers.push_back(Answer::Lost);
+    world.pass_unheard(0);
+    assert_ne!(world.status("a").phase, Phase::Running);
+    world.set_health("node-1", 0, None);
+    world.hear(1);
+    world.step(1);
+    assert_eq!((world.status("a").phase, world.status("a").workers[0].attempt), (Phase::Running, 0));
+}
+
+#[test]
+fn a_batch_that_waited_long_for_its_turn_is_not_sent_again_when_it_comes_back() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 8, json!({})));
+    world.pass_unheard(1);
+    world.hear(1);
+    world.lag();
+    world.pass_unheard(0);
+    world.now += SignedDuration::from_secs(20);
+    world.hear(1);
+    world.pass_unheard(0);
+    let creations = |world: &World| world.sent.iter().filter(|action| matches!(action, Action::CreatePod(_))).count();
+    assert_eq!(creations(&world), 2);
+    world.hear(1);
+    world.step(6);
+    assert_eq!(creations(&world), 4, "but it is when the watch shows nothing for long after that");
 }

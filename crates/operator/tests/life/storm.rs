@@ -38,12 +38,12 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let answer = prop_oneof![2 => Just(Answer::Done), 1 => Just(Answer::Lost), 1 => Just(Answer::NotDone)];
     prop_oneof![
-        8 => (0i64..4).prop_map(Event::Pass),
+        10 => (0i64..7).prop_map(Event::Pass),
         6 => (1usize..4).prop_map(Event::Hear),
-        2 => Just(Event::Lag),
-        2 => Just(Event::CatchUp),
+        3 => Just(Event::Lag),
+        1 => Just(Event::CatchUp),
         6 => (1usize..4).prop_map(Event::See),
-        3 => prop::collection::vec(answer, 1..6).prop_map(Event::Answers),
+        5 => prop::collection::vec(answer, 1..8).prop_map(Event::Answers),
         4 => Just(Event::Kubelets),
         2 => (0usize..3, prop::bool::weighted(0.6)).prop_map(|(node, ready)| Event::Ready(node, ready)),
         2 => (0usize..3, 0usize..4, prop::bool::weighted(0.6)).prop_map(|(n, gpu, healthy)| Event::Healthy(n, gpu, healthy)),

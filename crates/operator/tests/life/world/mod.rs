@@ -329,6 +329,12 @@ impl World {
         self.lagging.take().into_iter().flatten().for_each(|change| self.controller.apply(change));
     }
 
+    /// The operator sees a pod as it is, and goes on to lag with the others.
+    pub fn show(&mut self, pod: &str) {
+        let facts = PodFacts::of(self.pods[&PodKey::new("default", pod)].clone());
+        self.controller.apply(Change { kind: Kind::Pod, event: Event::Apply(Seen::Pod(Box::new(facts))) });
+    }
+
     /// The operator sees the next changes of pods, and goes on to lag.
     pub fn catch_up_with(&mut self, changes: usize) {
         let Some(later) = &mut self.lagging else { return };

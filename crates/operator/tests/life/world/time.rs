@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use weft_api::node::{Health, Holder};
 use weft_operator::facts::PodKey;
 use weft_operator::reconcile::{Action, Verdict};
-use weft_operator::write::{Batch, Outcome};
+use weft_operator::write::{Batch, Outcome, created};
 
 impl World {
     /// Time passes; the operator does what there is to do.
@@ -178,7 +178,7 @@ impl World {
             let answer = self.answer();
             outcome.status_unknown = answer != Answer::Done;
             if answer == Answer::NotDone {
-                outcome.not_created = created(&batch.actions);
+                outcome.not_sent = created(&batch.actions);
                 outcome.trouble = Some("cannot write the status".into());
                 return outcome;
             }
@@ -187,7 +187,7 @@ impl World {
             job.status = Some(status.clone());
             self.set_job(job);
             if answer == Answer::Lost {
-                outcome.not_created = created(&batch.actions);
+                outcome.not_sent = created(&batch.actions);
                 outcome.trouble = Some("cannot write the status".into());
                 return outcome;
             }
@@ -246,12 +246,12 @@ impl World {
 
     fn create(&mut self, mut pod: Pod, outcome: &mut Outcome) {
         let key = PodKey::new("default", &pod.name_any());
+        if self.pods.contains_key(&key) {
+            return outcome.exist.push(key);
+        }
         if let Some(why) = &self.refuse_pods {
             outcome.refused = Some(why.clone());
             return outcome.not_created.push(key);
-        }
-        if self.pods.contains_key(&key) {
-            return outcome.exist.push(key);
         }
         self.next_uid += 1;
         pod.metadata.uid = Some(format!("pod-{}", self.next_uid));
@@ -268,12 +268,4 @@ impl World {
             Some(Time(self.now + SignedDuration::from_secs(i64::from(grace.unwrap_or(30)))));
         self.set_pod(pod);
     }
-}
-
-fn created(actions: &[Action]) -> Vec<PodKey> {
-    let key = |action: &Action| match action {
-        Action::CreatePod(pod) => Some(PodKey::new("default", &pod.name_any())),
-        _ => None,
-    };
-    actions.iter().filter_map(key).collect()
 }
