@@ -19,6 +19,8 @@ pub const LABEL_RANK: &str = "weft.dev/rank";
 pub const LABEL_ATTEMPT: &str = "weft.dev/attempt";
 /// Pod annotation: UUIDs of the GPUs planned for the pod, separated by commas.
 pub const ANNOTATION_GPUS: &str = "weft.dev/gpus";
+/// Pod annotation: what the pod was made of, `<generation of the job>-<digest of its groups and runtime>`.
+pub const ANNOTATION_REVISION: &str = "weft.dev/revision";
 /// Scheduling gate that a worker carries until the whole gang exists.
 pub const GATE_PLACEMENT: &str = "weft.dev/placement";
 

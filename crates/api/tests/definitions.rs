@@ -67,7 +67,8 @@ async fn apply(client: &kube::Client, text: &str) -> Result<(), String> {
     }
 }
 
-/// Creates the first of two jobs and tries the second in its place; what the API server says to that. Nothing stays.
+/// Creates the first of two jobs, with its status if it has one, and tries the second in its place; what the API server says
+/// to that. Nothing stays.
 async fn update(client: &kube::Client, text: &str) -> Result<(), String> {
     let mut jobs = serde_yaml_ng::Deserializer::from_str(text).map(|job| serde_json::Value::deserialize(job).unwrap());
     let (before, mut after) = (jobs.next().unwrap(), jobs.next().unwrap());
@@ -77,7 +78,11 @@ async fn update(client: &kube::Client, text: &str) -> Result<(), String> {
         let request = request.header("content-type", "application/json").body(serde_json::to_vec(body).unwrap());
         client.request::<serde_json::Value>(request.unwrap()).await
     };
-    let created = send(http::Request::post(folder), &before).await.unwrap();
+    let mut created = send(http::Request::post(folder), &before).await.unwrap();
+    if let Some(status) = before.get("status") {
+        created["status"] = status.clone();
+        created = send(http::Request::put(format!("{path}/status")), &created).await.unwrap();
+    }
     after["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"].clone();
     let answer = send(http::Request::put(format!("{path}?dryRun=All&fieldValidation=Strict")), &after).await;
     send(http::Request::delete(&path), &serde_json::json!({})).await.unwrap();
@@ -97,6 +102,17 @@ fn jobs_before_and_after_a_change_are_read() {
         assert_eq!(jobs.len(), 2, "{name}: one job before and one after");
         assert!(jobs[0].spec != jobs[1].spec, "{name}: nothing changes");
     }
+}
+
+#[test]
+fn the_rule_that_lets_a_refused_job_be_corrected_knows_the_operators_words() {
+    use weft_api::job::{Reason, condition};
+    let definition = weft_api::crds().unwrap().into_iter().find(|file| file.name.contains("gpujobs")).unwrap().text;
+    let text = serde_yaml_ng::from_str::<serde_json::Value>(&definition).unwrap().to_string();
+    let words = [Reason::Invalid, Reason::InvalidTemplate].map(Reason::as_str);
+    let failed = condition::FAILED;
+    let rule = format!("c.type == '{failed}' && c.status == 'True' && c.reason in ['{}', '{}']", words[0], words[1]);
+    assert_eq!(text.matches(&rule).count(), 2, "for groups and for runtime: {rule}");
 }
 
 #[tokio::test]

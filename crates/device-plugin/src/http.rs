@@ -13,6 +13,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use weft_api::names::GPU_RESOURCE;
 
 use crate::holders::Holders;
 use crate::metrics;
@@ -76,6 +77,10 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
     match (&snapshot.problem, snapshot.has_gpus()) {
         (_, true) if registered => (StatusCode::OK, "ok\n".to_owned()),
         (Some(problem), false) => (StatusCode::OK, format!("ok, without GPUs: {}\n", problem.message)),
+        (_, true) if pages.status.standing_by.load(Ordering::Relaxed) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("another device plugin offers {GPU_RESOURCE} on this node: remove one of the two\n"),
+        ),
         (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "kubelet does not know the GPUs yet\n".to_owned()),
         (None, false) => (StatusCode::SERVICE_UNAVAILABLE, "the machine was not read yet\n".to_owned()),
     }

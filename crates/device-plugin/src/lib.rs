@@ -28,6 +28,7 @@ pub mod plugin;
 pub mod pods;
 pub mod publish;
 pub mod remembered;
+pub mod report;
 pub mod samples;
 pub mod snapshot;
 pub mod socket;

@@ -135,6 +135,13 @@ pub fn render(
     );
     let registered = u8::from(status.registered.load(Ordering::Relaxed));
     page.family("weft_agent_registered", "gauge", "Whether kubelet knows the plugin.", [("", registered)]);
+    let standing_by = u8::from(status.standing_by.load(Ordering::Relaxed));
+    page.family(
+        "weft_agent_standing_by",
+        "gauge",
+        "Whether another device plugin serves this node's GPUs, and this one waits.",
+        [("", standing_by)],
+    );
     page.family(
         "weft_agent_driver_usable",
         "gauge",

@@ -11,6 +11,8 @@ pub struct Status {
     alive_until: AtomicU64,
     /// Whether kubelet knows this plugin now.
     pub registered: AtomicBool,
+    /// Whether another device plugin serves this node's GPUs, and this one waits.
+    pub standing_by: AtomicBool,
     /// Counters for `/metrics`.
     pub counters: Counters,
 }
@@ -49,6 +51,7 @@ impl Status {
             started: Instant::now(),
             alive_until: AtomicU64::new(0),
             registered: AtomicBool::new(false),
+            standing_by: AtomicBool::new(false),
             counters: Counters::default(),
         };
         status.alive_for(Duration::from_secs(60));

@@ -4,8 +4,10 @@
 
 mod support;
 
-use support::kubelet::{Holdings, Kubelet};
-use support::{Node, PATIENCE, exists, get};
+use std::os::unix::net::UnixListener;
+
+use support::kubelet::{Devices, Holdings, Kubelet, Plugin};
+use support::{Agent, Node, PATIENCE, exists, get};
 use weft_sim::state::Fault;
 
 /// The CDI specification's names of its devices.
@@ -120,38 +122,77 @@ async fn a_stream_of_devices_that_ends_is_a_reason_to_register_again() {
 }
 
 #[tokio::test]
-async fn of_two_agents_on_one_node_the_later_serves_and_the_earlier_says_so_and_waits() {
+async fn of_two_agents_on_one_node_the_earlier_serves_and_the_later_says_so_and_waits() {
     let node = Node::new("a100x4");
     let mut kubelet = Kubelet::start(&node);
-    let first = node.agent(&[]);
-    let mut plugin = kubelet.plugin().await;
-    let _devices = plugin.watch().await;
+    let (first, mut plugin, _devices) = registered(&node, &mut kubelet).await;
     let second = node.agent(&[]);
-    let mut plugin = kubelet.plugin().await;
-    first.logged("another device plugin offers nvidia.com/gpu on this node: remove one of the two");
-    let mut devices = plugin.watch().await;
-    assert_eq!(devices.next().await.devices.len(), 4);
+    let address = second.listens();
+    second.logged("another device plugin offers nvidia.com/gpu on this node: remove one of the two");
     assert!(!kubelet.has_registration(), "they fight");
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+    let (code, why) = get(&address, "/readyz").await;
+    assert!(code == 503 && why.contains("another device plugin"), "{code} {why}");
+    let (_, metrics) = get(&address, "/metrics").await;
+    assert!(metrics.contains("\nweft_agent_standing_by 1\n"), "{metrics}");
 
-    assert_eq!(second.stop(), Some(0));
+    assert_eq!(first.stop(), Some(0));
+    second.logged("the other device plugin is gone");
     let mut plugin = kubelet.plugin().await;
-    first.logged("the other device plugin is gone");
+    plugin.allocate(&node.uuids(&[0])).await.unwrap();
+    let (_, metrics) = get(&address, "/metrics").await;
+    assert!(metrics.contains("\nweft_agent_standing_by 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn an_agent_whose_socket_another_plugin_takes_waits_and_serves_again_when_that_is_gone() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let (agent, _plugin, _devices) = registered(&node, &mut kubelet).await;
+    let other = take_socket(&node);
+    agent.logged("another device plugin offers nvidia.com/gpu on this node: remove one of the two");
+    assert!(!kubelet.has_registration(), "they fight");
+    drop(other);
+    agent.logged("the other device plugin is gone");
+    let mut plugin = kubelet.plugin().await;
     plugin.allocate(&node.uuids(&[0])).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_agent_that_ends_leaves_the_socket_of_its_successor() {
+async fn an_agent_that_ends_leaves_the_socket_of_another_plugin() {
     let node = Node::new("a100x4");
     let mut kubelet = Kubelet::start(&node);
-    let first = node.agent(&[]);
-    let mut plugin = kubelet.plugin().await;
-    let _devices = plugin.watch().await;
-    let _second = node.agent(&[]);
-    let mut plugin = kubelet.plugin().await;
-    let _stream = plugin.watch().await;
-    assert_eq!(first.stop(), Some(0));
+    let (agent, _plugin, _devices) = registered(&node, &mut kubelet).await;
+    let _other = take_socket(&node);
+    assert_eq!(agent.stop(), Some(0));
     assert!(exists(&node.plugin_socket()));
+}
+
+#[tokio::test]
+async fn the_socket_of_a_plugin_that_is_dead_or_hangs_is_taken() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    drop(take_socket(&node));
+    let (agent, ..) = registered(&node, &mut kubelet).await;
+    assert_eq!(agent.stop(), Some(0));
+    // Connected to by the system, and never heard by the plugin.
+    let _hangs = take_socket(&node);
+    let (_agent, mut plugin, _devices) = registered(&node, &mut kubelet).await;
     plugin.allocate(&node.uuids(&[0])).await.unwrap();
+}
+
+/// An agent that kubelet knows and watches.
+async fn registered(node: &Node, kubelet: &mut Kubelet) -> (Agent, Plugin, Devices) {
+    let agent = node.agent(&[]);
+    let mut plugin = kubelet.plugin().await;
+    let devices = plugin.watch().await;
+    (agent, plugin, devices)
+}
+
+/// Listens under the plugin's name without asking who is there, as NVIDIA's plugin does.
+fn take_socket(node: &Node) -> UnixListener {
+    let _gone_already = std::fs::remove_file(node.plugin_socket());
+    UnixListener::bind(node.plugin_socket()).unwrap()
 }
 
 #[tokio::test]
@@ -418,6 +459,21 @@ async fn told_to_stop_it_withdraws_its_socket_and_succeeds() {
     assert_eq!(agent.stop(), Some(0));
     assert!(!exists(&node.plugin_socket()));
     assert_eq!(described(&node).len(), 4, "running containers may restart, so the description stays");
+}
+
+// As above, on threads of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_between_two_registrations_it_withdraws_its_socket_too() {
+    let node = Node::new("a100x4");
+    let mut kubelet = Kubelet::start(&node);
+    let agent = node.agent(&[]);
+    // Each of these pauses is twice as long as the one before: it is told to stop in one of 1.6 s.
+    for _ in 0..4 {
+        drop(kubelet.plugin().await.watch().await);
+        agent.logged("kubelet ended its stream of devices");
+    }
+    assert_eq!(agent.stop(), Some(0));
+    assert!(!exists(&node.plugin_socket()));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use crate::reconcile::{self, Action, Decision, Memo, Refusal, Settings};
 use crate::watch::{Change, Kind, Seen};
-use crate::write::{Batch, Outcome, UnreadableStatus, Writer};
+use crate::write::{Batch, Outcome, UnreadableStatus, Writer, created};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::watcher::Event;
@@ -48,10 +48,16 @@ struct JobState {
     /// The status as it was written last: newer than what the watch shows.
     status: GpuJobStatus,
     memo: Memo,
+    /// It was written without an answer: what is in the cluster may be this status or the one before.
+    unsure: bool,
     /// A batch is on the way.
     busy: bool,
+    /// When it was decided on.
+    decided: Option<Timestamp>,
     /// It creates pods.
     creates: bool,
+    /// Pods among them that were asked for before: they may be there.
+    again: Vec<PodKey>,
     /// Batches in a row that did not go through, and refusals in a row.
     failures: u32,
     refusals: u32,
@@ -184,8 +190,8 @@ impl Controller {
         self.touch(touched);
     }
 
-    /// A report that cannot be read is as none: its node takes no new workers, and those that it has are left alone. Levels that
-    /// cannot be read leave the old ones in place.
+    /// A report that cannot be read places nothing: its node takes no new workers, and those that it has are left alone. Levels
+    /// that cannot be read leave the old ones in place.
     fn apply_unreadable(&mut self, kind: Kind, name: &str) -> Touched {
         self.metrics.unreadable(kind);
         if self.told_unreadable.insert(kind) {
@@ -196,7 +202,7 @@ impl Controller {
                 "written by another version of Weft, cannot be read: upgrade the operator (told once; details at debug)"
             );
         }
-        if kind == Kind::Report { self.index.delete_report(name) } else { Touched::default() }
+        if kind == Kind::Report { self.index.apply_unreadable_report(name) } else { Touched::default() }
     }
 
     /// What was there before a new list and is not in it is gone.
@@ -353,10 +359,11 @@ impl Controller {
         for pod in decision.void {
             self.index.forget(&pod);
         }
+        let again = created(&decision.actions).into_iter().filter(|pod| self.index.assumed(pod).is_some()).collect();
         for (pod, node, claim) in decision.assume {
             self.index.assume(pod, node, claim);
         }
-        let changed = decision.status != state.status;
+        let changed = decision.status != state.status || state.unsure;
         if !changed && decision.actions.is_empty() {
             return None;
         }
@@ -364,6 +371,8 @@ impl Controller {
             tracing::info!(job = %key, phase = %decision.status.phase, "{}", decision.status.message);
         }
         state.busy = true;
+        state.decided = Some(now);
+        state.again = again;
         state.creates = decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_)));
         let status = changed.then_some(decision.status);
         let (actions, notes) = (decision.actions, decision.notes);
@@ -378,16 +387,32 @@ impl Controller {
         for pod in &outcome.not_created {
             self.index.forget(pod);
         }
+        for pod in outcome.not_sent.iter().filter(|pod| !state.again.contains(*pod)) {
+            self.index.forget(pod);
+        }
+        let mut trouble = outcome.trouble;
+        for pod in &outcome.exist {
+            // One that the watch has not shown yet may be the very pod, asked for before: its GPUs are not free, and the watch is
+            // going to show which they are. With a pause otherwise, lest it is asked for as fast as the API server answers.
+            if self.index.pod(pod).is_some() {
+                self.index.forget(pod);
+                trouble.get_or_insert_with(|| format!("pod {pod} is there already"));
+            }
+        }
         state.busy = false;
+        // In a burst a batch waits long for its turn. What it sent is to be seen so much later, and is sent again so much later.
+        let sent = state.memo.sent.values_mut().chain(state.memo.asked.values_mut());
+        sent.filter(|at| state.decided == Some(**at)).for_each(|at| *at = now);
         if let Some(status) = outcome.status {
             state.status = status;
+            state.unsure = false;
         }
+        state.unsure |= outcome.status_unknown;
         for pod in &outcome.unknown {
             state.memo.asked.remove(pod);
         }
         if let Some(verdict) = outcome.verdict {
-            let generation = self.index.job(&outcome.key).and_then(|entry| entry.generation);
-            state.memo.verdict = Some((generation, verdict));
+            state.memo.verdict = Some((outcome.generation, verdict));
         }
         match outcome.refused {
             Some(message) => {
@@ -395,13 +420,13 @@ impl Controller {
                 let pause = SignedDuration::from_secs(1 << state.refusals.min(6)).min(LONGEST_REFUSAL);
                 state.memo.refusal = Some(Refusal { message, until: now + pause });
             }
-            None if outcome.trouble.is_none() && state.creates => {
+            None if trouble.is_none() && state.creates => {
                 state.refusals = 0;
                 state.memo.refusal = None;
             }
             None => {}
         }
-        if let Some(trouble) = outcome.trouble {
+        if let Some(trouble) = trouble {
             // Which of the requests went through is not told one by one: after the pause all that are still wanted are sent.
             state.memo.sent.clear();
             state.said_at = None;

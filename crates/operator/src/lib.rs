@@ -27,6 +27,7 @@ pub mod outage;
 pub mod pulse;
 pub mod quantity;
 pub mod reconcile;
+pub mod revision;
 mod run;
 pub mod server;
 pub mod validate;

@@ -1,6 +1,7 @@
 //! Makes a worker's pod out of the job's template: names, rank and rendezvous variables, GPUs, the runtime sidecar, the node.
 
 use crate::index::JobKey;
+use crate::revision::Revision;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
     HTTPGetAction, Pod, PodSchedulingGate, PodSpec, Probe, ResourceRequirements, SecurityContext, Service, ServiceSpec,
@@ -35,6 +36,19 @@ pub struct Member {
     pub index: u32,
     /// Name of its pod.
     pub pod: String,
+}
+
+/// One start of a worker: where, with what, and of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// How often the worker was started before.
+    pub attempt: u32,
+    /// The host name label of its node.
+    pub host: &'a str,
+    /// The UUIDs of the GPUs that are planned for it.
+    pub gpus: &'a [String],
+    /// The job as it is now.
+    pub revision: Revision,
 }
 
 /// All workers of a job by rank, with `sizes[g]` workers in group `g`.
@@ -107,7 +121,7 @@ pub fn base_spec(job: &GpuJob, group: usize, runtime: &RuntimeImage) -> Result<P
     Ok(spec)
 }
 
-/// The pod of one worker, gated, bound to the host named `host` and with `gpus` planned for it.
+/// The pod of one worker, gated, bound to its host and with its GPUs planned for it.
 ///
 /// # Errors
 /// As [`base_spec`].
@@ -115,9 +129,7 @@ pub fn worker_pod(
     job: &GpuJob,
     all: &[Member],
     member: &Member,
-    attempt: u32,
-    host: &str,
-    gpus: &[String],
+    start: Start<'_>,
     runtime: &RuntimeImage,
 ) -> Result<Pod, BadTemplate> {
     let mut spec = base_spec(job, member.group, runtime)?;
@@ -133,7 +145,7 @@ pub fn worker_pod(
     }
     spec.hostname = Some(member.pod.clone());
     spec.subdomain = job.metadata.name.clone();
-    spec.node_selector.get_or_insert_default().insert(names::LABEL_HOSTNAME.to_owned(), host.to_owned());
+    spec.node_selector.get_or_insert_default().insert(names::LABEL_HOSTNAME.to_owned(), start.host.to_owned());
     let gate = PodSchedulingGate { name: names::GATE_PLACEMENT.to_owned() };
     spec.scheduling_gates.get_or_insert_default().push(gate);
 
@@ -143,11 +155,12 @@ pub fn worker_pod(
         (names::LABEL_JOB.to_owned(), job.metadata.name.clone().unwrap_or_default()),
         (names::LABEL_GROUP.to_owned(), group.name.clone()),
         (names::LABEL_RANK.to_owned(), member.rank.to_string()),
-        (names::LABEL_ATTEMPT.to_owned(), attempt.to_string()),
+        (names::LABEL_ATTEMPT.to_owned(), start.attempt.to_string()),
     ]);
     let mut annotations = metadata.annotations;
-    if !gpus.is_empty() {
-        annotations.insert(names::ANNOTATION_GPUS.to_owned(), gpus.join(","));
+    annotations.insert(names::ANNOTATION_REVISION.to_owned(), start.revision.to_string());
+    if !start.gpus.is_empty() {
+        annotations.insert(names::ANNOTATION_GPUS.to_owned(), start.gpus.join(","));
     }
     let metadata = ObjectMeta {
         name: Some(member.pod.clone()),

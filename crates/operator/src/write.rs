@@ -72,16 +72,32 @@ pub struct Outcome {
     pub uid: String,
     /// The status as it is now in the cluster, if it was written.
     pub status: Option<GpuJobStatus>,
-    /// What the API server says about the templates, if it was asked.
+    /// It is not known whether the status was written.
+    pub status_unknown: bool,
+    /// The generation of the job that it was decided for.
+    pub generation: Option<i64>,
+    /// What the API server says about the templates of that generation, if it was asked.
     pub verdict: Option<Verdict>,
     /// The API server refused a pod for now.
     pub refused: Option<String>,
-    /// Pods that were surely not created, or are there already.
+    /// Pods that this batch was to create and did not ask for.
+    pub not_sent: Vec<PodKey>,
+    /// Pods that were surely not created, and are not there.
     pub not_created: Vec<PodKey>,
+    /// Pods whose names are taken: by themselves, if an earlier request was carried out after all, or by others.
+    pub exist: Vec<PodKey>,
     /// Pods of which it is not known whether they were created.
     pub unknown: Vec<PodKey>,
     /// Something did not go through: look again soon.
     pub trouble: Option<String>,
+}
+
+impl Outcome {
+    /// Nothing yet, of this batch.
+    pub fn of(batch: &Batch) -> Self {
+        let generation = batch.job.as_ref().and_then(|job| job.metadata.generation);
+        Self { key: batch.key.clone(), uid: batch.uid.clone(), generation, ..Self::default() }
+    }
 }
 
 /// What a request came to.
@@ -114,7 +130,7 @@ impl Writer {
 
     /// Writes one batch, in order.
     pub async fn write(&self, batch: Batch) -> Outcome {
-        let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
+        let mut outcome = Outcome::of(&batch);
         if let Some(unreadable) = &batch.unreadable {
             let written = self.write_unreadable(&batch.key, &batch.uid, unreadable).await;
             // A later object (422 for a failed test) is looked at when the watch shows it.
@@ -124,7 +140,8 @@ impl Writer {
         }
         if let Some(status) = batch.status {
             if let Err(error) = self.write_status(&batch.key, &batch.uid, &status).await {
-                outcome.not_created = created(&batch.actions);
+                outcome.not_sent = created(&batch.actions);
+                outcome.status_unknown = true;
                 // A job that is gone needs nothing more.
                 outcome.trouble = (!is(&error, 404)).then(|| format!("cannot write the status: {error}"));
                 return outcome;
@@ -136,7 +153,7 @@ impl Writer {
         let (first, then): (Vec<_>, Vec<_>) = batch.actions.into_iter().partition(is_preparation);
         for action in first {
             if let Err(trouble) = self.prepare(&job, &action, &mut outcome).await {
-                outcome.not_created = created(&then);
+                outcome.not_sent = created(&then);
                 outcome.trouble = Some(trouble);
                 return outcome;
             }
@@ -243,7 +260,7 @@ impl Writer {
                 return Err(trouble);
             }
         }
-        match tokio::time::timeout(REQUEST_TIMEOUT, api.get_opt(&name)).await.unwrap_or_else(|_| Err(too_slow())) {
+        match self.in_time(api.get_opt(&name)).await {
             Ok(Some(there)) if owned_by(&there, job) => Ok(()),
             Ok(Some(_)) => {
                 let trouble =
@@ -263,17 +280,28 @@ impl Writer {
                 let key = PodKey::new(&pod.namespace().unwrap_or_default(), &pod.name_any());
                 let api = pods(&key.namespace);
                 let result = self.counted("create_pod", async { api.create(&post(), &pod).await.map(drop) }).await;
-                let done = match result {
-                    Ok(()) => Done::Fine,
+                let refusal = match result {
+                    Ok(()) => return (key, Done::Fine),
                     Err(kube::Error::Api(status)) => match status.code {
-                        409 => Done::Exists,
+                        409 => return (key, Done::Exists),
                         403 => Done::Refused(status.message.clone()),
                         400 | 422 => Done::Invalid(status.message.clone()),
-                        _ => Done::Trouble(format!("cannot create pod {key}: {}", status.message)),
+                        _ => {
+                            return (
+                                key.clone(),
+                                Done::Trouble(format!("cannot create pod {key}: {}", status.message)),
+                            );
+                        }
                     },
-                    Err(error) => Done::Trouble(format!("cannot create pod {key}: {error}")),
+                    Err(error) => return (key.clone(), Done::Trouble(format!("cannot create pod {key}: {error}"))),
                 };
-                (key, done)
+                // Quotas and webhooks are asked before the name is looked at, and an earlier request may have been carried out.
+                let there = match self.in_time(api.get_metadata_opt(&key.name)).await {
+                    Ok(None) => refusal,
+                    Ok(Some(_)) => Done::Exists,
+                    Err(error) => Done::Trouble(format!("cannot read pod {key}: {error}")),
+                };
+                (key, there)
             }
             Action::DeletePod { pod, uid, grace } => {
                 let api = pods(&pod.namespace);
@@ -319,6 +347,11 @@ impl Writer {
         self.client.request::<Value>(request).await.map(drop)
     }
 
+    /// The answer to a request, if it comes in time.
+    async fn in_time<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+        tokio::time::timeout(REQUEST_TIMEOUT, request).await.unwrap_or_else(|_| Err(too_slow()))
+    }
+
     /// Sends a request if this operator is still the leader, within its time, and counts it.
     async fn counted(&self, write: &'static str, request: impl Future<Output = kube::Result<()>>) -> kube::Result<()> {
         // Not closed, so an error does not come; waiting is before the question whether the term still lasts.
@@ -326,10 +359,7 @@ impl Writer {
         if !self.term.is_valid() {
             return Err(kube::Error::Service("this operator is not the leader any more".into()));
         }
-        let result = match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-            Ok(result) => result,
-            Err(_) => Err(too_slow()),
-        };
+        let result = self.in_time(request).await;
         // A conflict is an answer, not a failure: the object is there.
         self.metrics.wrote(write, result.as_ref().map_or_else(|error| is(error, 409), |()| true));
         result
@@ -377,7 +407,7 @@ fn owned_by(object: &impl ResourceExt, job: &GpuJob) -> bool {
 }
 
 /// Pods that the actions would create.
-fn created(actions: &[Action]) -> Vec<PodKey> {
+pub fn created(actions: &[Action]) -> Vec<PodKey> {
     let key = |action: &Action| match action {
         Action::CreatePod(pod) => Some(PodKey::new(&pod.namespace().unwrap_or_default(), &pod.name_any())),
         _ => None,
@@ -397,11 +427,7 @@ fn gone_is_fine(result: kube::Result<()>, trouble: &str) -> Done {
 fn settle(outcome: &mut Outcome, pod: PodKey, done: Done) {
     match done {
         Done::Fine => {}
-        Done::Exists => {
-            // The watch has not shown it yet: with a pause, lest it is asked for as fast as the API server answers.
-            outcome.trouble = Some(format!("pod {pod} is there already"));
-            outcome.not_created.push(pod);
-        }
+        Done::Exists => outcome.exist.push(pod),
         Done::Refused(why) => {
             outcome.not_created.push(pod);
             outcome.refused = Some(why);

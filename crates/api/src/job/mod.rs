@@ -36,7 +36,14 @@ use weft_program::Program;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name: must start with a letter and hold only lower-case letters, digits and '-', since the job's service is named after it"),
     validation = Rule::new("!has(self.spec.groups) || self.spec.groups.all(g, size(self.metadata.name) + size(g.name) + size(string(g.replicas - 1)) + 2 <= 63)")
-        .message("metadata.name: too long; a worker's host name <job>-<group>-<index> has at most 63 characters")
+        .message("metadata.name: too long; a worker's host name <job>-<group>-<index> has at most 63 characters"),
+    // Of a gang that runs, some workers would be of the old kind and some of the new.
+    validation = Rule::new(unless_it_may_run("self.spec.groups == oldSelf.spec.groups"))
+        .message("spec.groups: cannot be changed while the job may run; set spec.suspend to true with the change, and to false after it")
+        .field_path(".spec.groups"),
+    validation = Rule::new(unless_it_may_run("(has(self.spec.runtime) == has(oldSelf.spec.runtime) && (!has(self.spec.runtime) || self.spec.runtime == oldSelf.spec.runtime))"))
+        .message("spec.runtime: cannot be changed while the job may run; set spec.suspend to true with the change, and to false after it")
+        .field_path(".spec.runtime")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -46,11 +53,6 @@ use weft_program::Program;
         .message("spec.groups[].template: required, unless spec.program says what to run"),
     validation = Rule::new("!has(self.program) || self.groups.all(g, g.gpus >= 1)")
         .message("spec.groups[].gpus: a program needs at least 1 GPU"),
-    // Of a gang that runs, some workers would be of the old kind and some of the new. A suspended job has no workers.
-    validation = Rule::new("(has(self.suspend) && self.suspend) || self.groups == oldSelf.groups")
-        .message("spec.groups: cannot be changed while the job may run; set spec.suspend to true with the change, and to false after it"),
-    validation = Rule::new("(has(self.suspend) && self.suspend) || (has(self.runtime) == has(oldSelf.runtime) && (!has(self.runtime) || self.runtime == oldSelf.runtime))")
-        .message("spec.runtime: cannot be changed while the job may run; set spec.suspend to true with the change, and to false after it"),
     // Its ConfigMap is made once.
     validation = Rule::new("has(self.program) == has(oldSelf.program) && (!has(self.program) || self.program == oldSelf.program)")
         .message("spec.program: cannot be changed; delete the job and create it anew")
@@ -88,6 +90,14 @@ pub struct GpuJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
+}
+
+/// A rule that holds for jobs which may run: neither suspended, nor ended because they were refused. Such jobs have no workers,
+/// and the operator looks again at a refused one when it changes.
+fn unless_it_may_run(rule: &str) -> String {
+    let suspended = "(has(self.spec.suspend) && self.spec.suspend)";
+    let refused = "(has(oldSelf.status) && has(oldSelf.status.conditions) && oldSelf.status.conditions.exists(c, c.type == 'Failed' && c.status == 'True' && c.reason in ['Invalid', 'InvalidTemplate']))";
+    format!("{suspended} || {refused} || {rule}")
 }
 
 /// Identical workers.

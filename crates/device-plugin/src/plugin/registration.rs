@@ -1,12 +1,14 @@
 //! Keeps kubelet knowing the plugin.
 //!
 //! ```text
-//!   no GPUs ──▶ serve on nvidia-gpu.sock ──▶ Register ──▶ wait until
-//!                ▲                                          kubelet.sock is another file,
-//!                │                                          our socket is gone,
-//!                ├──────────────────────────────────────── kubelet ended its stream of devices, or
-//!                └── until nobody serves there ◀────────── another plugin has our socket's name
+//!   no GPUs ──▶ does another plugin answer there? ──no──▶ serve on nvidia-gpu.sock ──▶ Register ──▶ wait until
+//!                ▲             │ yes                                                kubelet.sock is another file,
+//!                │             ▼                                                    our socket is gone,
+//!                │    until nobody serves there                                     kubelet ended its stream of devices, or
+//!                └──────────────────────────────────────────────────────────────── another plugin has our socket's name
 //! ```
+//!
+//! Of two plugins on a node the earlier one serves, as long as the later one asks first: this one does, NVIDIA's does not.
 //!
 //! kubelet dials back during Register, so the plugin serves first. A kubelet that restarts deletes every socket in its
 //! folder and makes its own anew; both are noticed at once through inotify, and within a second by looking, since
@@ -14,14 +16,12 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -32,9 +32,10 @@ use weft_proto::deviceplugin::RegisterRequest;
 use weft_proto::deviceplugin::device_plugin_server::DevicePluginServer;
 use weft_proto::deviceplugin::registration_client::RegistrationClient;
 
+use crate::plugin::own_socket::{FileId, OwnSocket, file_id};
 use crate::plugin::service::{Plugin, Streams, options};
 use crate::socket;
-use crate::status::count;
+use crate::status::{Status, count};
 
 /// kubelet's version of the device plugin API.
 const API_VERSION: &str = "v1beta1";
@@ -53,8 +54,6 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A registration that lasted this long was good: what ends it is no repetition of what ended the one before.
 const STEADY: Duration = Duration::from_secs(60);
-/// How often to see whether the other plugin on this node is gone.
-const STAND_BY: Duration = Duration::from_secs(2);
 
 /// Why registering did not work.
 #[derive(Debug, thiserror::Error)]
@@ -110,15 +109,6 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Which file a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId(u64, u64, i64, i64);
-
-fn file_id(path: &Path) -> Option<FileId> {
-    let metadata = std::fs::symlink_metadata(path).ok()?;
-    Some(FileId(metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
-}
-
 /// Serves and registers the plugin until `shutdown`, whatever kubelet does.
 pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: CancellationToken) {
     let changed = Arc::new(Notify::new());
@@ -142,8 +132,14 @@ pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: Cancellatio
         let mut told = String::new();
         // Before registering after a stream that ended: a kubelet that ends each at once is not asked without pause.
         let mut pause = DEBOUNCE;
+        // Outside of the loop: whatever this task is doing when it is told to stop, the file goes with it.
+        let mut own = OwnSocket::new(dir.join(SOCKET));
         loop {
-            match Registered::new(&plugin, &dir).await {
+            // An agent that is updated has ended before its successor starts, so this is a second plugin on the node.
+            while own.is_anothers().await {
+                stand_by(&own, &status).await;
+            }
+            match Registered::new(&plugin, &dir, &mut own).await {
                 Ok(mut registered) => {
                     let since = tokio::time::Instant::now();
                     status.registered.store(true, Ordering::Relaxed);
@@ -152,16 +148,10 @@ pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: Cancellatio
                     (retry, told) = (FIRST_RETRY, String::new());
                     let lost = registered.until_lost(&changed).await;
                     status.registered.store(false, Ordering::Relaxed);
-                    // The socket is replaced next, and a kubelet that starts may be clearing the folder just now.
-                    registered.own.1 = None;
+                    // The file stays: it is replaced next, and a kubelet that starts may be clearing the folder just now.
                     drop(registered);
                     if lost == Lost::Replaced {
-                        tracing::error!(
-                            socket = %dir.join(SOCKET).display(),
-                            "another device plugin offers {GPU_RESOURCE} on this node: remove one of the two; this one waits"
-                        );
-                        until_unserved(&dir.join(SOCKET)).await;
-                        tracing::info!("the other device plugin is gone; registering again");
+                        stand_by(&own, &status).await;
                         continue;
                     }
                     tracing::info!("{lost}; registering again");
@@ -172,6 +162,7 @@ pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: Cancellatio
                     tokio::time::sleep(pause).await;
                 }
                 Err(error) => {
+                    own.remove();
                     count(&status.counters.registration_errors);
                     let sentence = error.to_string();
                     if sentence != told {
@@ -193,11 +184,16 @@ pub async fn keep_registered(plugin: Plugin, dir: PathBuf, shutdown: Cancellatio
     }
 }
 
-/// Waits until nobody listens on `socket`.
-async fn until_unserved(socket: &Path) {
-    while UnixStream::connect(socket).await.is_ok() {
-        tokio::time::sleep(STAND_BY).await;
-    }
+/// Waits until the other plugin that serves under the socket's name is gone, and says so.
+async fn stand_by(own: &OwnSocket, status: &Status) {
+    status.standing_by.store(true, Ordering::Relaxed);
+    tracing::error!(
+        socket = %own.path().display(),
+        "another device plugin offers {GPU_RESOURCE} on this node: remove one of the two; this one waits"
+    );
+    own.until_unserved().await;
+    status.standing_by.store(false, Ordering::Relaxed);
+    tracing::info!("the other device plugin is gone; registering");
 }
 
 fn watch_folder(dir: &Path, changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
@@ -222,24 +218,18 @@ struct Registered {
 }
 
 impl Registered {
-    async fn new(plugin: &Plugin, dir: &Path) -> Result<Self, RegisterError> {
-        let own = dir.join(SOCKET);
+    async fn new(plugin: &Plugin, dir: &Path, own: &mut OwnSocket) -> Result<Self, RegisterError> {
         let kubelet = dir.join(KUBELET_SOCKET);
         // Before the call: a kubelet that is replaced during it is noticed.
         let kubelet_id = file_id(&kubelet);
-        let listen = |source| RegisterError::Listen { socket: own.clone(), source };
-        match std::fs::remove_file(&own) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&own).map_err(listen)?;
+        let listener = own.bind().map_err(|source| RegisterError::Listen { socket: own.path().to_owned(), source })?;
         // Its own streams: those of the server before end when that is cut off, and say nothing of this one.
         let streams = Arc::new(Streams::default());
         let service = DevicePluginServer::new(Plugin { streams: Arc::clone(&streams), ..plugin.clone() });
         let server = Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener));
         let registered = Registered {
             server: tokio::spawn(server),
-            own: (own.clone(), file_id(&own)),
+            own: (own.path().to_owned(), own.made()),
             kubelet: (kubelet, kubelet_id),
             streams,
         };
@@ -293,13 +283,9 @@ impl Registered {
     }
 }
 
-/// ListAndWatch never ends by itself, so a server is not drained but cut off; kubelet dials the next one. Without the socket
-/// kubelet knows at once that no more GPUs can be allocated; one that another plugin has put there stays.
+/// ListAndWatch never ends by itself, so a server is not drained but cut off; kubelet dials the next one.
 impl Drop for Registered {
     fn drop(&mut self) {
         self.server.abort();
-        if self.own.1.is_some() && file_id(&self.own.0) == self.own.1 {
-            let _ = std::fs::remove_file(&self.own.0);
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! A pod: whose worker it is, what it holds, and where it stands in its life.
 
 use crate::quantity;
+use crate::revision::Revision;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
 use std::fmt;
@@ -39,6 +40,8 @@ pub struct WorkerRef {
     pub job_uid: String,
     pub rank: u32,
     pub attempt: u32,
+    /// What it was made of; none if an operator made it that did not say so yet.
+    pub revision: Option<Revision>,
 }
 
 /// Where a pod stands.
@@ -135,13 +138,15 @@ impl PodFacts {
             owner.controller == Some(true) && owner.kind == "GpuJob" && owner.api_version.starts_with("weft.dev/")
         });
         let number = |label: &str| labels.get(label).and_then(|text| text.parse().ok());
+        let annotations = metadata.annotations.unwrap_or_default();
         let worker = owner.zip(number(names::LABEL_RANK)).map(|(owner, rank)| WorkerRef {
             job: owner.name,
             job_uid: owner.uid,
             rank,
             attempt: number(names::LABEL_ATTEMPT).unwrap_or(0),
+            // One that this operator cannot read is another version's, and that worker is left alone, too.
+            revision: annotations.get(names::ANNOTATION_REVISION).and_then(|text| text.parse().ok()),
         });
-        let annotations = metadata.annotations.unwrap_or_default();
         let planned = annotations.get(names::ANNOTATION_GPUS).map(String::as_str).unwrap_or_default();
         let requests = requests_of(&spec);
         let containers = || status.container_statuses.iter().flatten();
@@ -305,7 +310,10 @@ mod tests {
                 "nodeSelector": {"kubernetes.io/hostname": "node-1"}, "schedulingGates": [{"name": "weft.dev/placement"}],
             },
         }));
-        assert_eq!(pod.worker, Some(WorkerRef { job: "gang".into(), job_uid: "u1".into(), rank: 1, attempt: 2 }));
+        assert_eq!(
+            pod.worker,
+            Some(WorkerRef { job: "gang".into(), job_uid: "u1".into(), rank: 1, attempt: 2, revision: None })
+        );
         assert_eq!((pod.planned_gpus.len(), pod.gpus, pod.planned_host.as_deref()), (2, 2, Some("node-1")));
         assert!(pod.is_gated() && !pod.started && pod.life == PodLife::Waiting);
     }

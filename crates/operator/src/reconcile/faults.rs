@@ -237,10 +237,15 @@ impl Work<'_> {
     }
 
     /// Deletes the pods that are not wanted any more, and forces deletions that do not come to an end.
+    ///
+    /// Those of earlier jobs of the name are among them. There is one job of a name at a time, and pods are made only by the
+    /// leader, for jobs that it has seen: whose pods name another UID is gone. Garbage collection deletes its pods too, but in
+    /// the first minute after the definitions were installed it does not know them yet.
     pub(super) fn remove_outdated(&mut self) {
         let uid = self.job.metadata.uid.as_deref().unwrap_or_default();
         let wanted = |pod: &&PodFacts| !self.slots.iter().any(|slot| slot.pod.is_some_and(|p| p.key == pod.key));
-        let unwanted: Vec<&PodFacts> = self.index.pods_of(self.key, uid).filter(wanted).collect();
+        let own = self.index.pods_of(self.key, uid).filter(wanted);
+        let unwanted: Vec<&PodFacts> = own.chain(self.index.pods_of_earlier(self.key, uid)).collect();
         for pod in unwanted {
             self.delete(pod);
         }
@@ -262,8 +267,15 @@ impl Work<'_> {
             }
         };
         if let Some(due) = pod.deletion_due {
-            if facts.is_some_and(|facts| self.waits_for(facts)) {
-                return;
+            if let Some(facts) = facts.filter(|facts| facts.not_ready_since.is_some()) {
+                // A pod that nobody can say has ended is not removed from the API server before its node is given up: not in an
+                // outage, in which workers most likely run on, and not where they must never run twice.
+                match self.given_up_at(facts) {
+                    None if self.waits_for(facts) => return,
+                    None => return self.wake_at(self.now + OUTAGE_LOOK),
+                    Some(at) if facts.unreachable && self.now < at => return self.wake_at(at),
+                    Some(_) => {}
+                }
             }
             let limit = due.saturating_add(OVERDUE).unwrap_or(Timestamp::MAX);
             if !force && self.now < limit {

@@ -11,6 +11,7 @@
 //! Pods are made only when the whole gang has a place, with node and GPUs written in them, and behind a scheduling gate. The
 //! gates are lifted when all pods of the gang exist. A gang that does not fit has no pods at all.
 
+mod changed;
 mod faults;
 mod placing;
 mod report;
@@ -19,11 +20,13 @@ mod slots;
 
 use crate::facts::PodKey;
 use crate::index::{Index, JobKey};
+use crate::revision::Revision;
 use crate::worker_pod::{self, RuntimeImage};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use slots::Slot;
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use weft_api::job::{Phase, Reason, condition};
 use weft_api::{GpuJob, GpuJobStatus, conditions};
@@ -165,7 +168,8 @@ pub fn reconcile(
     now: Timestamp,
 ) -> Decision {
     let decision = Decision { status: status.clone(), ..Decision::default() };
-    let mut work = Work { index, settings, key, job, memo, now, slots: Vec::new(), kept: None, decision };
+    let (slots, revision) = (Vec::new(), OnceCell::new());
+    let mut work = Work { index, settings, key, job, revision, memo, now, slots, kept: None, decision };
     work.decide();
     let Work { mut decision, memo, kept, .. } = work;
     size::fit(&mut decision.status);
@@ -205,6 +209,8 @@ struct Work<'a> {
     settings: &'a Settings,
     key: &'a JobKey,
     job: &'a GpuJob,
+    /// What its pods are made of now, once it is asked for.
+    revision: OnceCell<Revision>,
     memo: &'a mut Memo,
     now: Timestamp,
     slots: Vec<Slot<'a>>,
@@ -232,6 +238,10 @@ impl Work<'_> {
             self.condition(condition::VALID, false, reason, &message);
             return self.fail(reason, message);
         }
+        let changed = self.has_workers_of_other_groups();
+        if changed {
+            self.forget_start();
+        }
         if self.has_unknown_verdict() {
             self.report_waiting_for_verdict();
             return self.decision.actions.push(Action::ProbeTemplates);
@@ -242,6 +252,9 @@ impl Work<'_> {
             return self.suspend();
         }
         self.resume();
+        if changed {
+            self.start_anew();
+        }
         if let Some(limit) = self.job.spec.active_deadline_seconds
             && let Some(start) = self.decision.status.start_time.clone()
         {
@@ -309,8 +322,7 @@ impl Work<'_> {
             self.slots[slot].state.phase = Default::default();
         }
         self.remove_outdated();
-        self.decision.status.start_time = None;
-        self.decision.status.groups.clear();
+        self.forget_start();
         if first {
             self.note(false, Reason::Suspended, "the job is suspended; its workers are deleted".to_owned());
         }

@@ -5,7 +5,7 @@ use super::{ASK_AGAIN, Action, Work};
 use crate::ask::Ask;
 use crate::facts::requests_of;
 use crate::index::planned_claim;
-use crate::worker_pod;
+use crate::worker_pod::{self, Start};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use weft_api::job::{GroupStatus, WorkerPhase};
@@ -42,10 +42,10 @@ impl Work<'_> {
                 slot.key
             ));
         }
-        let none_is_live = !self.slots.iter().any(Slot::is_live);
+        // Under its name there is one pod at a time, which keeps its place until it has gone; and those that are missing are placed
+        // together.
         let leaving = missing().filter(|slot| slot.outdated.is_some()).count();
-        // A gang that starts anew is placed as one, when the last of its old pods has gone.
-        if leaving > 0 && (none_is_live || leaving == missing().count()) {
+        if leaving > 0 {
             return Missing::Names(format!(
                 "waiting for {leaving} old pod{} to end",
                 if leaving == 1 { "" } else { "s" }
@@ -195,15 +195,8 @@ impl Work<'_> {
         let Some(node) = slot.state.node.clone() else { return };
         let Some(host) = self.index.node(&node).and_then(|facts| facts.hostname()) else { return };
         let gpus = &slot.state.planned_gpus;
-        let made = worker_pod::worker_pod(
-            self.job,
-            members,
-            &slot.member,
-            slot.state.attempt,
-            host,
-            gpus,
-            &self.settings.runtime,
-        );
+        let start = Start { attempt: slot.state.attempt, host, gpus, revision: self.revision() };
+        let made = worker_pod::worker_pod(self.job, members, &slot.member, start, &self.settings.runtime);
         // `base_spec` was asked for the same group before, so this is not reached with a bad template.
         let Ok(pod) = made else { return };
         let requests = pod.spec.as_ref().map(requests_of).unwrap_or_default();

@@ -14,7 +14,7 @@ pub(super) struct Slot<'a> {
     pub(super) state: WorkerStatus,
     /// Its pod, of the wanted attempt.
     pub(super) pod: Option<&'a PodFacts>,
-    /// Another pod of the job under its name, on its way out.
+    /// Another pod of the job, or of an earlier job of its name, under the pod's name and on its way out.
     pub(super) outdated: Option<&'a PodFacts>,
     /// Its name is taken by a pod that is not the job's.
     pub(super) name_taken: bool,
@@ -69,10 +69,13 @@ impl<'a> Work<'a> {
             let key = index::worker_key(self.key, group, member.index);
             let found = self.index.pod(&key);
             let ours = found.filter(|pod| pod.worker.as_ref().is_some_and(|worker| worker.job_uid == uid));
+            // Another job's worker may have the name, too: of "a" and "b-c" as of "a-b" and "c".
+            let earlier = || found.filter(|pod| pod.worker.as_ref().is_some_and(|worker| worker.job == self.key.name));
             let attempt = |pod: &PodFacts| pod.worker.as_ref().map_or(0, |worker| worker.attempt);
             let (pod, outdated) = match ours {
                 Some(pod) if attempt(pod) == state.attempt => (Some(pod), None),
-                other => (None, other),
+                Some(pod) => (None, Some(pod)),
+                None => (None, earlier()),
             };
             let assumed = self.index.assumed(&key);
             if let Some((node, claim)) = assumed
@@ -83,7 +86,7 @@ impl<'a> Work<'a> {
                 state.planned_gpus = claim.gpus.iter().map(ToString::to_string).collect();
             }
             let assumed = assumed.is_some();
-            let name_taken = found.is_some() && ours.is_none();
+            let name_taken = found.is_some() && pod.is_none() && outdated.is_none();
             let mut slot = Slot { member, key, state, pod, outdated, name_taken, assumed };
             self.observe(&mut slot);
             self.slots.push(slot);

@@ -19,7 +19,8 @@ fn pod(job: &GpuJob, rank: usize) -> Pod {
     let sizes: Vec<u32> = job.spec.groups.iter().map(|group| group.replicas).collect();
     let all = members(job, &sizes);
     let gpus = ["GPU-a".to_owned(), "GPU-b".to_owned()];
-    worker_pod(job, &all, &all[rank], 2, "host-1", &gpus, &runtime()).unwrap()
+    let start = Start { attempt: 2, host: "host-1", gpus: &gpus, revision: Revision::of(job) };
+    worker_pod(job, &all, &all[rank], start, &runtime()).unwrap()
 }
 
 fn env(container: &Container, name: &str) -> String {
@@ -67,7 +68,9 @@ fn a_worker_knows_its_rank_and_peers_and_keeps_what_the_template_says() {
         (labels["team"].as_str(), labels["weft.dev/rank"].as_str(), labels["weft.dev/attempt"].as_str()),
         ("ml", "2", "2")
     );
-    assert_eq!(pod.metadata.annotations.unwrap()["weft.dev/gpus"], "GPU-a,GPU-b");
+    let annotations = pod.metadata.annotations.unwrap();
+    assert_eq!(annotations["weft.dev/gpus"], "GPU-a,GPU-b");
+    assert_eq!(annotations["weft.dev/revision"], Revision::of(&job).to_string());
     assert_eq!(spec.node_selector.unwrap()["kubernetes.io/hostname"], "host-1");
     assert_eq!(spec.scheduling_gates.unwrap()[0].name, "weft.dev/placement");
     assert_eq!(spec.restart_policy.as_deref(), Some("Never"));

@@ -1,26 +1,27 @@
 //! A cluster of plain data around the operator's controller: it keeps what the controller writes, plays kubelet and scheduler
 //! one step at a time, and feeds the changes back as the watches would.
 
+mod time;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use weft_api::node::{GpuReport, Health, Holder, LinkReport};
+use weft_api::node::{GpuReport, Health, LinkReport};
 use weft_api::{GpuJob, GpuNode, GpuNodeSpec, GpuNodeStatus};
 use weft_operator::controller::Controller;
-use weft_operator::facts::{NodeFacts, PodFacts, PodKey};
+use weft_operator::facts::{NodeFacts, PodFacts, PodKey, PodLife};
 use weft_operator::guard::Unreadable;
 use weft_operator::index::{JobEntry, JobKey};
 use weft_operator::metrics::Metrics;
-use weft_operator::reconcile::{Action, Settings, Verdict};
+use weft_operator::reconcile::{Action, Settings};
 use weft_operator::watch::{Change, Kind, Seen};
 use weft_operator::worker_pod::RuntimeImage;
-use weft_operator::write::{Batch, Outcome};
+use weft_operator::write::Outcome;
 
 pub struct World {
     controller: Controller,
@@ -33,16 +34,26 @@ pub struct World {
     pub refuse_pods: Option<String>,
     /// What it says about templates, if it refuses them.
     pub refuse_templates: Option<String>,
+    /// Somebody corrects the templates just when the API server was asked about them.
+    pub is_corrected_while_asked: bool,
     /// Batches of which only the first so many actions still go through: then the operator is dead.
     pub die_after: Option<usize>,
     /// The agents are behind: what a pod held stays in the report when the pod is gone.
     pub keep_holders: bool,
+    /// Garbage collection is behind: pods stay when their job is gone.
+    pub keep_garbage: bool,
     /// Jobs that this version of the operator cannot read, and why.
     unreadable: BTreeMap<JobKey, String>,
     /// How often that was written into a job.
     pub said_unreadable: usize,
     /// The watch of pods lags: changes are kept here until [`Self::catch_up`].
     lagging: Option<Vec<Change>>,
+    /// GPUs may fail between the plan and the kubelet, which then refuses the pod. Elsewhere that is a mistake of the operator.
+    pub refuses_failed_gpus: bool,
+    /// What becomes of the next writes; after that all go well.
+    pub answers: VecDeque<Answer>,
+    /// What became of batches that the operator has not heard of yet.
+    unheard: VecDeque<Outcome>,
     /// Statuses that the operator wrote, by the job's name.
     pub statuses: Vec<(String, weft_api::GpuJobStatus)>,
     /// Writes that the operator sent.
@@ -50,6 +61,16 @@ pub struct World {
     /// Every pass of the controller ends after one job, as if that had taken all of its time.
     pub short_passes: bool,
     next_uid: u32,
+}
+
+/// What becomes of a write.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Answer {
+    Done,
+    /// It is done, and the answer comes too late.
+    Lost,
+    /// It never gets there.
+    NotDone,
 }
 
 fn settings() -> Settings {
@@ -73,11 +94,16 @@ impl World {
             reports: BTreeMap::new(),
             refuse_pods: None,
             refuse_templates: None,
+            is_corrected_while_asked: false,
             die_after: None,
             keep_holders: false,
+            keep_garbage: false,
             unreadable: BTreeMap::new(),
             said_unreadable: 0,
             lagging: None,
+            refuses_failed_gpus: false,
+            answers: VecDeque::new(),
+            unheard: VecDeque::new(),
             statuses: Vec::new(),
             sent: Vec::new(),
             short_passes: false,
@@ -94,6 +120,8 @@ impl World {
     pub fn restart_operator(&mut self) {
         self.controller = Controller::new(settings(), Metrics::default());
         self.die_after = None;
+        self.lagging = None;
+        self.unheard.clear();
         let nodes = self.nodes.values().map(|node| Seen::Node(NodeFacts::of(node.clone()))).collect();
         let reports = self.reports.values().map(|report| Seen::Report(report.clone())).collect();
         let pods = self.pods.values().map(|pod| Seen::Pod(Box::new(PodFacts::of(pod.clone())))).collect();
@@ -159,6 +187,24 @@ impl World {
         self.set_node(serde_json::from_value(value).unwrap());
     }
 
+    /// The node's kubelet answers from now on, or no more.
+    pub fn set_ready(&mut self, name: &str, ready: bool) {
+        let status = if ready { "True" } else { "Unknown" };
+        if self.nodes[name].status.as_ref().unwrap().conditions.as_ref().unwrap()[0].status == status {
+            return;
+        }
+        let now = self.now.to_string();
+        self.change_node(name, |node| {
+            node["status"]["conditions"] = json!([{"type": "Ready", "status": status, "lastTransitionTime": now}]);
+        });
+    }
+
+    /// Whether a container of the pod runs.
+    pub fn is_running(&self, pod: &str) -> bool {
+        let pod = PodFacts::of(self.pods[&PodKey::new("default", pod)].clone());
+        matches!(pod.life, PodLife::Running { .. })
+    }
+
     pub fn remove_node(&mut self, name: &str) {
         let node = self.nodes.remove(name).unwrap();
         self.controller.apply(Change { kind: Kind::Node, event: Event::Delete(Seen::Node(NodeFacts::of(node))) });
@@ -181,6 +227,19 @@ impl World {
         gpu.health = if reason.is_some() { Health::Unhealthy } else { Health::Healthy };
         gpu.reason = reason.map(str::to_owned);
         self.set_report(report);
+    }
+
+    /// The agent of `node` is gone, and its report with it.
+    pub fn remove_report(&mut self, node: &str) {
+        let seen = self.reports.remove(node).map_or_else(|| Seen::Unreadable(node.to_owned()), Seen::Report);
+        self.controller.apply(Change { kind: Kind::Report, event: Event::Delete(seen) });
+    }
+
+    /// The operator can read the report of `node` no more.
+    pub fn set_unreadable_report(&mut self, node: &str) {
+        self.reports.remove(node);
+        let seen = Seen::Unreadable(node.to_owned());
+        self.controller.apply(Change { kind: Kind::Report, event: Event::Apply(seen) });
     }
 
     pub fn submit(&mut self, name: &str, spec: Value) {
@@ -206,6 +265,9 @@ impl World {
         let job = self.jobs.remove(&key(name)).unwrap();
         self.controller.apply(Change { kind: Kind::Job, event: Event::Delete(self.seen(&job)) });
         let uid = job.uid().unwrap();
+        if self.keep_garbage {
+            return;
+        }
         let owned = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.uid == uid);
         let pods: Vec<PodKey> = self.pods.iter().filter(|(_, pod)| owned(pod)).map(|(key, _)| key.clone()).collect();
         pods.iter().for_each(|pod| self.remove_pod(pod));
@@ -267,6 +329,20 @@ impl World {
         self.lagging.take().into_iter().flatten().for_each(|change| self.controller.apply(change));
     }
 
+    /// The operator sees a pod as it is, and goes on to lag with the others.
+    pub fn show(&mut self, pod: &str) {
+        let facts = PodFacts::of(self.pods[&PodKey::new("default", pod)].clone());
+        self.controller.apply(Change { kind: Kind::Pod, event: Event::Apply(Seen::Pod(Box::new(facts))) });
+    }
+
+    /// The operator sees the next changes of pods, and goes on to lag.
+    pub fn catch_up_with(&mut self, changes: usize) {
+        let Some(later) = &mut self.lagging else { return };
+        for change in later.drain(..changes.min(later.len())) {
+            self.controller.apply(change);
+        }
+    }
+
     pub fn remove_pod(&mut self, pod: &PodKey) {
         let Some(pod) = self.pods.remove(pod) else { return };
         self.release(&pod);
@@ -277,6 +353,12 @@ impl World {
         let mut value = serde_json::to_value(&self.pods[&PodKey::new("default", name)]).unwrap();
         change(&mut value);
         self.set_pod(serde_json::from_value(value).unwrap());
+    }
+
+    /// Somebody deletes a pod, with so much grace.
+    pub fn delete_pod(&mut self, name: &str, grace_seconds: i64) {
+        let due = self.now + SignedDuration::from_secs(grace_seconds);
+        self.change_pod(name, |pod| pod["metadata"]["deletionTimestamp"] = json!(due.to_string()));
     }
 
     /// A pod that Weft did not make.
@@ -299,193 +381,6 @@ impl World {
         });
         let pod = self.pods[&PodKey::new("default", pod)].clone();
         self.release(&pod);
-    }
-
-    /// Time passes; the operator does what there is to do.
-    pub fn step(&mut self, seconds: i64) {
-        self.now += SignedDuration::from_secs(seconds);
-        for _ in 0..50 {
-            let batches = self.controller.decide(self.now, self.pass_ends());
-            if batches.is_empty() {
-                return;
-            }
-            for batch in batches {
-                let outcome = self.execute(batch);
-                if self.die_after == Some(0) {
-                    return;
-                }
-                self.controller.settle(outcome, self.now);
-            }
-        }
-        panic!("the operator does not come to rest");
-    }
-
-    /// One pass of the operator; for how many jobs it wrote.
-    pub fn pass(&mut self) -> usize {
-        let batches = self.controller.decide(self.now, self.pass_ends());
-        let written = batches.len();
-        for batch in batches {
-            let outcome = self.execute(batch);
-            self.controller.settle(outcome, self.now);
-        }
-        written
-    }
-
-    fn pass_ends(&self) -> Instant {
-        let now = Instant::now();
-        if self.short_passes { now } else { now + Duration::from_secs(3600) }
-    }
-
-    /// Scheduler and kubelets do their part, and the operator after them, until nothing changes.
-    pub fn run(&mut self) {
-        for _ in 0..10 {
-            self.step(1);
-            let before = self.pods.clone();
-            self.kubelet();
-            self.step(0);
-            if self.pods == before {
-                return;
-            }
-        }
-        panic!("the world does not come to rest");
-    }
-
-    /// Binds and starts every pod without gates, and ends every pod that is being deleted.
-    fn kubelet(&mut self) {
-        for (key, pod) in self.pods.clone() {
-            if pod.metadata.deletion_timestamp.is_some() {
-                self.remove_pod(&key);
-                continue;
-            }
-            let spec = pod.spec.as_ref().unwrap();
-            if spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()) || spec.node_name.is_some() {
-                continue;
-            }
-            let node = spec.node_selector.as_ref().unwrap()["kubernetes.io/hostname"].clone();
-            let name = key.name.clone();
-            self.change_pod(&name, |pod| pod["spec"]["nodeName"] = json!(node));
-            self.hold(&pod, &node);
-            self.change_pod(&name, |pod| {
-                let running = json!({"running": {}});
-                let container = json!({"name": "c", "state": running, "ready": true, "restartCount": 0, "image": "", "imageID": ""});
-                pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [container]});
-            });
-        }
-    }
-
-    fn hold(&mut self, pod: &Pod, node: &str) {
-        if self.keep_holders {
-            return;
-        }
-        let planned = pod.annotations().get("weft.dev/gpus").cloned().unwrap_or_default();
-        let mut report = self.reports[node].clone();
-        for gpu in &mut report.status.as_mut().unwrap().gpus {
-            if planned.split(',').any(|uuid| uuid == gpu.uuid) {
-                assert!(
-                    gpu.holder.is_none(),
-                    "{} is given to two pods: {:?} and {}",
-                    gpu.uuid,
-                    gpu.holder,
-                    pod.name_any()
-                );
-                assert_eq!(gpu.health, Health::Healthy, "{} is given though it failed", gpu.uuid);
-                gpu.holder = Some(Holder { namespace: "default".into(), pod: pod.name_any(), container: "app".into() });
-            }
-        }
-        self.set_report(report);
-    }
-
-    fn release(&mut self, pod: &Pod) {
-        if self.keep_holders {
-            return;
-        }
-        for mut report in self.reports.values().cloned().collect::<Vec<_>>() {
-            let gpus = report.status.iter_mut().flat_map(|status| &mut status.gpus);
-            let mut changed = false;
-            for gpu in gpus.filter(|gpu| gpu.holder.as_ref().is_some_and(|holder| holder.pod == pod.name_any())) {
-                gpu.holder = None;
-                changed = true;
-            }
-            if changed {
-                self.set_report(report);
-            }
-        }
-    }
-
-    fn execute(&mut self, batch: Batch) -> Outcome {
-        let mut outcome = Outcome { key: batch.key.clone(), uid: batch.uid.clone(), ..Outcome::default() };
-        if self.jobs.get(&batch.key).is_none_or(|job| job.uid().as_deref() != Some(&batch.uid)) {
-            return outcome;
-        }
-        if let Some(unreadable) = batch.unreadable {
-            let mut job = self.jobs[&batch.key].clone();
-            assert_eq!(unreadable.resource_version, job.resource_version());
-            let status = job.status.get_or_insert_default();
-            if unreadable.is_first {
-                status.message = unreadable.message;
-            }
-            status.conditions = unreadable.conditions;
-            self.said_unreadable += 1;
-            self.set_job(job);
-            return outcome;
-        }
-        if let Some(status) = batch.status {
-            let mut job = self.jobs[&batch.key].clone();
-            self.statuses.push((batch.key.name.clone(), status.clone()));
-            job.status = Some(status.clone());
-            self.set_job(job);
-            outcome.status = Some(status);
-        }
-        for action in batch.actions {
-            if let Some(left) = &mut self.die_after {
-                if *left == 0 {
-                    return outcome;
-                }
-                *left -= 1;
-            }
-            self.sent.push(action.clone());
-            match action {
-                Action::ProbeTemplates => {
-                    outcome.verdict = Some(self.refuse_templates.clone().map_or(Verdict::Fine, Verdict::Refused));
-                }
-                Action::EnsureSupport => {}
-                Action::CreatePod(pod) => self.create(*pod, &mut outcome),
-                Action::DeletePod { pod, uid, grace } => self.delete(&pod, &uid, grace),
-                Action::LiftGate { pod, rest, .. } => {
-                    assert!(rest.is_empty());
-                    self.change_pod(&pod.name, |pod| {
-                        pod["spec"].as_object_mut().unwrap().remove("schedulingGates");
-                    });
-                }
-                Action::DeleteJob => self.delete_job(&batch.key.name),
-            }
-        }
-        outcome
-    }
-
-    fn create(&mut self, mut pod: Pod, outcome: &mut Outcome) {
-        let key = PodKey::new("default", &pod.name_any());
-        if let Some(why) = &self.refuse_pods {
-            outcome.refused = Some(why.clone());
-            return outcome.not_created.push(key);
-        }
-        if self.pods.contains_key(&key) {
-            return outcome.not_created.push(key);
-        }
-        self.next_uid += 1;
-        pod.metadata.uid = Some(format!("pod-{}", self.next_uid));
-        self.set_pod(pod);
-    }
-
-    fn delete(&mut self, key: &PodKey, uid: &str, grace: Option<u32>) {
-        let Some(pod) = self.pods.get(key).filter(|pod| pod.uid().as_deref() == Some(uid)) else { return };
-        if grace == Some(0) || pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none()) {
-            return self.remove_pod(key);
-        }
-        let mut pod = pod.clone();
-        pod.metadata.deletion_timestamp =
-            Some(Time(self.now + SignedDuration::from_secs(i64::from(grace.unwrap_or(30)))));
-        self.set_pod(pod);
     }
 
     /// The status of a job.
