@@ -360,8 +360,8 @@ impl Writer {
             return Err(kube::Error::Service("this operator is not the leader any more".into()));
         }
         let result = self.in_time(request).await;
-        // A conflict is an answer, not a failure: the object is there.
-        self.metrics.wrote(write, result.as_ref().map_or_else(|error| is(error, 409), |()| true));
+        // That the object is there, or is not, is an answer and no failure.
+        self.metrics.wrote(write, result.as_ref().map_or_else(|error| is(error, 409) || is(error, 404), |()| true));
         result
     }
 
