@@ -15,9 +15,11 @@ mod tree;
 mod why;
 mod world;
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 /// Ask Weft: why a job waits, whether one would fit, how the GPUs are wired, what a program does on this machine.
@@ -74,19 +76,28 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Prints an answer. Whoever reads it may have had enough before its end, as `head` does.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print the answer"),
+        _ => Ok(()),
+    }
+}
+
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let now = jiff::Timestamp::now();
     match cli.command {
         Command::Explain { job } => {
             let cluster = cluster::Cluster::connect(&cli.connection).await?;
-            print!("{}", explain::render(&cluster.job(&job).await?, now));
+            say(&explain::render(&cluster.job(&job).await?, now))?;
         }
         Command::Topo { node } => {
             let cluster = cluster::Cluster::connect(&cli.connection).await?;
             let nodes = cluster.nodes().await?;
             match node {
-                Some(name) => print!("{}", topo::node(&nodes, &name, now)?),
-                None => print!("{}", topo::all(&nodes, now)),
+                Some(name) => say(&topo::node(&nodes, &name, now)?)?,
+                None => say(&topo::all(&nodes, now))?,
             }
         }
         Command::Simulate(simulate) => return simulate.run(&cli.connection).await,

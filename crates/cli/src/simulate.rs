@@ -64,7 +64,7 @@ impl Simulate {
             let text = serde_yaml_ng::to_string(&situation).context("cannot write the situation as YAML")?;
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        print!("{}", render(&situation));
+        crate::say(&render(&situation))?;
         let fits = situation.asked.iter().all(|asked| asked.placement.is_some());
         Ok(if fits { ExitCode::SUCCESS } else { ExitCode::from(NO_ROOM) })
     }
