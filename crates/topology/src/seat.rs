@@ -42,6 +42,7 @@ impl Seat {
         let whole = member.node.positions(|gpu| gpu.mig_profile.is_none());
         let mut hasher = DefaultHasher::new();
         member.node.wiring().hash(&mut hasher);
+        member.node.nvlink_domain().is_some().hash(&mut hasher);
         for gpu in member.node.gpus() {
             (&gpu.product, &gpu.mig_profile).hash(&mut hasher);
         }

@@ -46,6 +46,8 @@ pub(crate) struct Domain {
     pub(crate) free: u32,
     /// Nodes below of which a GPU is held or planned.
     pub(crate) busy: u32,
+    /// Nodes below that are part of an NVLink domain of several nodes.
+    pub(crate) nvlinked: u32,
     /// How many nodes below have so many whole GPUs for new work, by that number; not longer than needed.
     pub(crate) by_free: Vec<u32>,
     /// Room for workers of one, two, … whole GPUs each, as [`Self::room`] says it.
@@ -59,6 +61,11 @@ pub(crate) struct Domain {
 const SUMMED: usize = 8;
 
 impl Domain {
+    /// Whether it holds nodes of an NVLink domain, and nodes only: the rack of an NVL72, or its part of a larger one.
+    pub(crate) fn is_nvlink(&self) -> bool {
+        self.nvlinked > 0 && self.children.is_empty()
+    }
+
     /// Room for workers of so many whole GPUs each that ask for nothing else.
     pub(crate) fn room(&self, gpus: u32) -> u32 {
         let gpus = gpus.max(1);
@@ -321,6 +328,7 @@ impl Tree {
             domain.nodes = domain.nodes + now.nodes - before.nodes;
             domain.free = domain.free + now.free - before.free;
             domain.busy = domain.busy + now.busy - before.busy;
+            domain.nvlinked = domain.nvlinked + now.nvlinked - before.nvlinked;
             domain.signature = look.wrapping_add(look_now).wrapping_sub(look_before);
             // What a domain adds above is mixed, so that it matters what lies together. An empty one adds nothing.
             let mixed = |look: u64| if look == 0 { 0 } else { mix(look) };
@@ -352,6 +360,7 @@ struct Sums {
     nodes: u32,
     free: u32,
     busy: u32,
+    nvlinked: u32,
     whole: u32,
     signature: u64,
 }
@@ -362,6 +371,7 @@ impl Sums {
             nodes: 1,
             free: seat.free_count(),
             busy: u32::from(!seat.is_idle()),
+            nvlinked: u32::from(seat.member.node.nvlink_domain().is_some()),
             whole: seat.free_whole(),
             signature: seat.signature,
         })

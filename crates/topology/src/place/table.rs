@@ -22,7 +22,8 @@ use super::room::{Ask, State};
 use super::vacancy::Vacancy;
 use crate::tree::{BuildMixing, ROOT, mix};
 
-/// Where the terms of the objective are in its vector, for a cluster of some number of levels.
+/// Where the terms of the objective are in its vector, for a cluster of some number of levels. Domains used come from the
+/// outermost level inwards, what is left over and opened from the node outwards.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     /// Levels, the node level included.
@@ -31,7 +32,7 @@ pub(super) struct Terms {
 
 impl Terms {
     pub(super) fn width(self) -> usize {
-        3 * self.levels + 3
+        3 * self.levels + 4
     }
     pub(super) fn used(self, depth: usize) -> usize {
         depth
@@ -39,17 +40,20 @@ impl Terms {
     pub(super) fn weak(self) -> usize {
         self.levels
     }
-    pub(super) fn opened(self, depth: usize) -> usize {
-        self.levels + 1 + depth
+    pub(super) fn nvlink(self) -> usize {
+        self.levels + 1
     }
     pub(super) fn left(self, depth: usize) -> usize {
-        2 * self.levels + 1 + depth
+        self.levels + 2 + 2 * (self.levels - 1 - depth)
+    }
+    pub(super) fn opened(self, depth: usize) -> usize {
+        self.left(depth) + 1
     }
     pub(super) fn wires(self) -> usize {
-        3 * self.levels + 1
+        3 * self.levels + 2
     }
     pub(super) fn worth(self) -> usize {
-        3 * self.levels + 2
+        3 * self.levels + 3
     }
 }
 
@@ -396,6 +400,8 @@ impl<'s, 'a> Spread<'s, 'a> {
                         }
                         set(&mut bound, self.terms.used(depth), i64::from(fewest));
                     }
+                    let left = self.vacancy.least_left(id, workers, fewest);
+                    set(&mut bound, self.terms.left(levels - 1), i64::from(left));
                 }
             }
         }
@@ -508,9 +514,11 @@ fn add_domain(
     mut add: impl FnMut(usize, i64),
 ) {
     let left = i64::from(state.free_below(id)) - i64::from(ask.group.gpus) * i64::from(workers);
+    let opened = i64::from(state.domain_is_idle(id) && left > 0 && ask.group.gpus > 0);
     add(terms.used(depth), i64::from(!state.domain_is_used(id)));
-    add(terms.opened(depth), i64::from(state.domain_is_idle(id) && left > 0 && ask.group.gpus > 0));
+    add(terms.nvlink(), if state.tree.domain(id).is_nvlink() { opened } else { 0 });
     add(terms.left(depth), left);
+    add(terms.opened(depth), opened);
 }
 
 /// The GPUs of `workers` workers on a seat.

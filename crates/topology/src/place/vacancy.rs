@@ -226,6 +226,31 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         hosts
     }
 
+    /// The fewest GPUs that so many workers leave over on `hosts` nodes below a domain if no fewer have the room, or fewer.
+    pub(super) fn least_left(&self, id: u32, workers: u32, hosts: u32) -> u32 {
+        let group = self.ask.group;
+        if !bounded(self.ask) || workers == 0 || hosts == 0 {
+            return 0;
+        }
+        let by_free = &self.state.tree.domain(id).by_free;
+        if hosts == 1 {
+            let needed = (group.gpus * workers) as usize;
+            let least = (needed..by_free.len()).find(|&free| by_free[free] > 0);
+            return least.map_or(0, |free| (free - needed) as u32);
+        }
+        // Each node used leaves at least what is no whole worker.
+        let (mut left, mut rest) = (0, hosts);
+        for over in 0..group.gpus {
+            let nodes = by_free.iter().skip((group.gpus + over) as usize).step_by(group.gpus as usize).sum();
+            let taken = rest.min(nodes);
+            (left, rest) = (left + taken * over, rest - taken);
+            if rest == 0 {
+                break;
+            }
+        }
+        left
+    }
+
     /// The fewest domains right below a domain that have room for so many workers, or fewer.
     pub(super) fn fewest_children(&self, id: u32, workers: u32) -> u32 {
         let children = &self.state.tree.domain(id).children;
