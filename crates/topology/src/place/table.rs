@@ -199,7 +199,7 @@ impl<'s, 'a> Spread<'s, 'a> {
     fn best_at(&mut self, places: &[Place], level: usize, workers: u32) -> Option<(Vec<i64>, Split)> {
         let mut open = BinaryHeap::new();
         for (nth, &place) in places.iter().enumerate() {
-            if self.may_hold(place, workers) {
+            if self.may_hold(place, level, workers) {
                 let bound = self.bound(self.outside(place, workers), place, level, workers);
                 open.push(Reverse(Candidate { bound, order: ranked(0, 0, nth), place, nth: None }));
             }
@@ -219,7 +219,7 @@ impl<'s, 'a> Spread<'s, 'a> {
                 continue;
             }
             if let Some(nth) = nth {
-                self.open_next(place, nth + 1, (bound, order), workers, &mut open);
+                self.open_next(place, nth + 1, (bound, order), level, workers, &mut open);
             }
             let at = self.level(place);
             match (floor, place) {
@@ -256,7 +256,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         let mut last = None;
         for (nth, &child) in domain.children.iter().enumerate() {
             let place = Place::Domain(child);
-            if !self.may_hold(place, workers) {
+            if !self.may_hold(place, level, workers) {
                 continue;
             }
             // They cost the same at least, unless the gang is in one of them.
@@ -269,7 +269,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         }
         for (nth, &seat) in domain.seats.iter().enumerate() {
             let place = Place::Seat(seat);
-            if self.may_hold(place, workers) {
+            if self.may_hold(place, level, workers) {
                 let bound = self.bound(above, place, level, workers);
                 open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: None }));
             }
@@ -282,6 +282,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         place: Place,
         from: usize,
         (bound, order): (Bound, u128),
+        level: usize,
         workers: u32,
         open: &mut BinaryHeap<Reverse<Candidate>>,
     ) {
@@ -291,7 +292,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         }
         let tree = self.state.tree;
         let children = &tree.domain(tree.domain(id).parent).children;
-        let next = (from..children.len()).find(|&nth| self.may_hold(Place::Domain(children[nth]), workers));
+        let next = (from..children.len()).find(|&nth| self.may_hold(Place::Domain(children[nth]), level, workers));
         let Some(nth) = next.filter(|&nth| tree.domain(children[nth]).signature == tree.domain(id).signature) else {
             return;
         };
@@ -305,8 +306,10 @@ impl<'s, 'a> Spread<'s, 'a> {
         !self.begun && self.ask.slices.is_empty() && self.ask.group.product.is_none()
     }
 
-    fn may_hold(&self, place: Place, workers: u32) -> bool {
-        self.vacancy.at_most(place) >= workers
+    /// Whether one domain of a level may have the room that is this place or lies in it.
+    fn may_hold(&self, place: Place, level: usize, workers: u32) -> bool {
+        let between = (self.terms.levels - 1).checked_sub(level).filter(|_| self.level(place) < level);
+        self.vacancy.at_most_in_one(place, between) >= workers
     }
 
     /// What the workers cost in a domain at least, as far as that is known from another one that looks the same.
@@ -396,12 +399,21 @@ impl<'s, 'a> Spread<'s, 'a> {
                         if depth == levels - 1 {
                             fewest = fewest.max(self.vacancy.fewest_hosts(id, workers));
                         } else if depth == at && at == level {
-                            fewest = self.vacancy.fewest_children(id, workers);
+                            let left;
+                            (fewest, left) = self.vacancy.fewest_children(id, workers);
+                            set(&mut bound, self.terms.left(depth), i64::from(left));
                         }
                         set(&mut bound, self.terms.used(depth), i64::from(fewest));
                     }
                     let left = self.vacancy.least_left(id, workers, fewest);
                     set(&mut bound, self.terms.left(levels - 1), i64::from(left));
+                    if fewest == 1
+                        && let Some(between) = self.vacancy.least_left_between(id, workers)
+                    {
+                        for (depth, left) in (at..levels - 1).rev().zip(between) {
+                            set(&mut bound, self.terms.left(depth), i64::from(left));
+                        }
+                    }
                 }
             }
         }
