@@ -42,6 +42,7 @@ impl Seat {
         let whole = member.node.positions(|gpu| gpu.mig_profile.is_none());
         let mut hasher = DefaultHasher::new();
         member.node.wiring().hash(&mut hasher);
+        member.node.nvlink_domain().is_some().hash(&mut hasher);
         for gpu in member.node.gpus() {
             (&gpu.product, &gpu.mig_profile).hash(&mut hasher);
         }
@@ -100,7 +101,7 @@ impl Seat {
         self.planned = GpuSet::EMPTY;
         self.unidentified = 0;
         self.spare = self.member.allocatable.clone();
-        for claim in claims.into_iter().flat_map(Claims::values) {
+        for (_, claim) in claims.into_iter().flat_map(Claims::iter) {
             // A GPU that the node no longer has is not there to be counted.
             let gpus: GpuSet = claim.gpus.iter().filter_map(|uuid| self.member.node.position(uuid.as_str())).collect();
             if claim.planned {

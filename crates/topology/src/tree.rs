@@ -46,10 +46,16 @@ pub(crate) struct Domain {
     pub(crate) free: u32,
     /// Nodes below of which a GPU is held or planned.
     pub(crate) busy: u32,
+    /// Nodes below that are part of an NVLink domain of several nodes.
+    pub(crate) nvlinked: u32,
     /// How many nodes below have so many whole GPUs for new work, by that number; not longer than needed.
     pub(crate) by_free: Vec<u32>,
     /// Room for workers of one, two, … whole GPUs each, as [`Self::room`] says it.
     rooms: [u32; SUMMED],
+    /// For nodes of one, two, … free whole GPUs, where they are tightest, as [`Self::tightest`] says it.
+    tight: Vec<Tight>,
+    /// For workers of one, two, … whole GPUs, the most room of one domain, as [`Self::roomiest`] says it.
+    roomy: Vec<Roomy>,
     /// Sum over what is right below, so equal for domains that hold the same in any order. (Different ones are equal with a
     /// chance of 2⁻⁶⁴.)
     pub(crate) signature: u64,
@@ -58,7 +64,43 @@ pub(crate) struct Domain {
 /// Sizes of workers for which each domain keeps the sum of the room: those that machines of eight GPUs can take.
 const SUMMED: usize = 8;
 
+/// Levels between a domain and its nodes for which it knows where nodes are tightest; of more the innermost.
+const LEVELS: usize = 4;
+
+/// The least free GPUs of the domains that hold a node, from the innermost outwards, compared in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tight {
+    free: [u32; LEVELS],
+    /// The domain right below that this is of.
+    child: u32,
+}
+
+impl Tight {
+    const NOWHERE: Self = Self { free: [u32::MAX; LEVELS], child: u32::MAX };
+}
+
+/// The most room in one of the domains below, by level, the innermost first, and the domain right below that it is in.
+type Roomy = [(u32, u32); LEVELS];
+
 impl Domain {
+    /// The most room for workers of so many whole GPUs in one domain below, `between` levels above the innermost; none where
+    /// that is not known.
+    pub(crate) fn roomiest(&self, gpus: u32, between: usize) -> Option<u32> {
+        Some(self.roomy.get((gpus as usize).checked_sub(1)?)?.get(between)?.0)
+    }
+
+    /// Of the nodes below with just so many free whole GPUs, the one whose domains have the least free GPUs: those of each
+    /// level in between, the innermost first. None where that is not known.
+    pub(crate) fn tightest(&self, free: u32) -> Option<&[u32]> {
+        let tight = self.tight.get((free as usize).checked_sub(1)?)?;
+        Some(tight.free.as_slice()).filter(|_| tight.child != u32::MAX)
+    }
+
+    /// Whether it holds nodes of an NVLink domain, and nodes only: the rack of an NVL72, or its part of a larger one.
+    pub(crate) fn is_nvlink(&self) -> bool {
+        self.nvlinked > 0 && self.children.is_empty()
+    }
+
     /// Room for workers of so many whole GPUs each that ask for nothing else.
     pub(crate) fn room(&self, gpus: u32) -> u32 {
         let gpus = gpus.max(1);
@@ -321,6 +363,7 @@ impl Tree {
             domain.nodes = domain.nodes + now.nodes - before.nodes;
             domain.free = domain.free + now.free - before.free;
             domain.busy = domain.busy + now.busy - before.busy;
+            domain.nvlinked = domain.nvlinked + now.nvlinked - before.nvlinked;
             domain.signature = look.wrapping_add(look_now).wrapping_sub(look_before);
             // What a domain adds above is mixed, so that it matters what lies together. An empty one adds nothing.
             let mixed = |look: u64| if look == 0 { 0 } else { mix(look) };
@@ -341,8 +384,74 @@ impl Tree {
             if at == ROOT {
                 break;
             }
-            at = domain.parent;
+            let parent = domain.parent;
+            self.tighten(parent, at);
+            at = parent;
         }
+    }
+
+    /// Brings up to date where the nodes below a domain are tightest, after a change below one of its children.
+    fn tighten(&mut self, id: u32, child: u32) {
+        // Of the root nobody asks it, and it may have very many children.
+        if id == ROOT {
+            return;
+        }
+        for free in 1..=SUMMED {
+            let now = self.tight_in(child, free);
+            let before = self.domain(id).tight.get(free - 1).copied().unwrap_or(Tight::NOWHERE);
+            let tight = if now.free <= before.free {
+                now
+            } else if before.child == child {
+                // It was the tightest and is less so now.
+                let all = self.domain(id).children.iter().map(|&child| self.tight_in(child, free));
+                all.min_by_key(|tight| tight.free).unwrap_or(Tight::NOWHERE)
+            } else {
+                continue;
+            };
+            if tight != before {
+                let domain = self.domain_mut(id);
+                domain.tight.resize(SUMMED, Tight::NOWHERE);
+                domain.tight[free - 1] = tight;
+            }
+        }
+        for gpus in 1..=SUMMED {
+            let levels = self.domain(id).depth.map_or(0, |depth| self.levels - 1 - depth).min(LEVELS);
+            for between in 0..levels {
+                let room = |tree: &Self, id: u32| (tree.room_within(id, gpus, between), id);
+                let (before, now) = (self.domain(id).roomy.get(gpus - 1).map(|all| all[between]), room(self, child));
+                let most = match before {
+                    Some(before) if now.0 >= before.0 => now,
+                    Some(before) if before.1 != child => continue,
+                    _ => self.domain(id).children.iter().map(|&child| room(self, child)).max().unwrap_or(now),
+                };
+                if before != Some(most) {
+                    let domain = self.domain_mut(id);
+                    domain.roomy.resize(SUMMED, Roomy::default());
+                    domain.roomy[gpus - 1][between] = most;
+                }
+            }
+        }
+    }
+
+    /// The most room in one domain of a level that is this one or below it.
+    fn room_within(&self, id: u32, gpus: usize, between: usize) -> u32 {
+        let domain = self.domain(id);
+        let own = domain.depth.is_some_and(|depth| self.levels - 1 - depth == between);
+        if own { domain.rooms[gpus - 1] } else { domain.roomy.get(gpus - 1).map_or(0, |all| all[between].0) }
+    }
+
+    /// Where nodes of so many free GPUs are tightest below a domain, as the domain above it has it.
+    fn tight_in(&self, id: u32, free: usize) -> Tight {
+        let domain = self.domain(id);
+        if domain.by_free.get(free).is_none_or(|&nodes| nodes == 0) {
+            return Tight::NOWHERE;
+        }
+        let mut tight = domain.tight.get(free - 1).copied().unwrap_or(Tight { free: [0; LEVELS], child: id });
+        let between = domain.depth.map_or(0, |depth| self.levels - 1 - depth);
+        if let Some(own) = tight.free.get_mut(between) {
+            *own = domain.free;
+        }
+        Tight { child: id, ..tight }
     }
 }
 
@@ -352,6 +461,7 @@ struct Sums {
     nodes: u32,
     free: u32,
     busy: u32,
+    nvlinked: u32,
     whole: u32,
     signature: u64,
 }
@@ -362,6 +472,7 @@ impl Sums {
             nodes: 1,
             free: seat.free_count(),
             busy: u32::from(!seat.is_idle()),
+            nvlinked: u32::from(seat.member.node.nvlink_domain().is_some()),
             whole: seat.free_whole(),
             signature: seat.signature,
         })

@@ -1,13 +1,13 @@
-//! A map that snapshots share: a clone costs nothing, and a change after it copies one path of the trie, some hundred bytes.
+//! A map that snapshots share: a clone costs nothing, and a change after it copies one path of the trie, a kilobyte at most.
 //!
-//! Four bits of a key's hash choose the way at each branching; a leaf holds a handful of entries and becomes a branching
+//! Four bits of a key's hash choose the way at each branching; a leaf holds a few entries and becomes a branching
 //! when it grows beyond that. The hash is the same in every process, so the order of iteration only depends on the keys.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// Entries that a leaf holds at most, except at the end of the hash.
-const LEAF: usize = 12;
+const LEAF: usize = 24;
 const WAYS: usize = 16;
 const BITS_PER_WAY: u32 = WAYS.trailing_zeros();
 
@@ -20,7 +20,8 @@ pub(crate) struct Trie<K, V> {
 #[derive(Clone, Debug)]
 enum Knot<K, V> {
     Leaf(Vec<Entry<K, V>>),
-    Branch([Arc<Knot<K, V>>; WAYS]),
+    /// Boxed, since most knots are leaves and would be as large.
+    Branch(Box<[Arc<Knot<K, V>>; WAYS]>),
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +77,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Trie<K, V> {
                 Knot::Branch(ways) => knot = &mut ways[way(hash, depth)],
                 Knot::Leaf(entries) => {
                     let at = position(entries, hash, key).unwrap_or_else(|| {
+                        // Leaves are most of the memory: none of it is for entries that may come.
+                        entries.reserve_exact(1);
                         entries.push(Entry { hash, key: key.clone(), value: default() });
                         entries.len() - 1
                     });
@@ -132,9 +135,11 @@ fn position<K: Eq, V>(entries: &[Entry<K, V>], hash: u64, key: &K) -> Option<usi
 fn branching<K: Clone, V: Clone>(entries: Vec<Entry<K, V>>, depth: u32) -> Knot<K, V> {
     let mut ways: [Vec<Entry<K, V>>; WAYS] = std::array::from_fn(|_| Vec::new());
     for entry in entries {
-        ways[way(entry.hash, depth)].push(entry);
+        let entries = &mut ways[way(entry.hash, depth)];
+        entries.reserve_exact(1);
+        entries.push(entry);
     }
-    Knot::Branch(ways.map(|entries| Arc::new(Knot::Leaf(entries))))
+    Knot::Branch(Box::new(ways.map(|entries| Arc::new(Knot::Leaf(entries)))))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod machines;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brute::{check, clusters, domains, on_node};
+use brute::{check, clusters, domains, is_nvlinked, on_node};
 use proptest::prelude::*;
 use weft_topology::*;
 
@@ -16,7 +16,7 @@ fn objective(cluster: &Cluster, gang: &Gang, split: &BTreeMap<&str, u32>) -> Vec
     let gpus = gang.groups[0].gpus;
     let running: BTreeSet<String> =
         gang.placed.iter().flat_map(|placed| domains(cluster.node(&placed.node).unwrap())).collect();
-    let (mut used, mut opened, mut left) = (vec![0; levels], vec![0; levels], vec![0; levels]);
+    let (mut used, mut opened, mut left, mut nvlink) = (vec![0; levels], vec![0; levels], vec![0; levels], 0);
     for depth in 0..levels {
         let mut members: BTreeMap<String, Vec<&Seat>> = BTreeMap::new();
         for seat in cluster.nodes() {
@@ -29,8 +29,10 @@ fn objective(cluster: &Cluster, gang: &Gang, split: &BTreeMap<&str, u32>) -> Vec
             }
             let rest = i64::from(seats.iter().map(|seat| seat.free_count()).sum::<u32>()) - i64::from(workers * gpus);
             used[depth] += i64::from(!running.contains(&domain));
-            opened[depth] += i64::from(rest > 0 && seats.iter().all(|seat| seat.is_idle()));
+            let idle = i64::from(rest > 0 && seats.iter().all(|seat| seat.is_idle()));
+            opened[depth] += idle;
             left[depth] += rest;
+            nvlink += if depth + 2 == levels && seats.iter().any(|seat| is_nvlinked(seat)) { idle } else { 0 };
         }
     }
     let mut inside = [0; 3];
@@ -39,7 +41,8 @@ fn objective(cluster: &Cluster, gang: &Gang, split: &BTreeMap<&str, u32>) -> Vec
         let one = on_node(&seat.member.node, seat.free(), gpus as usize, workers as usize);
         inside = std::array::from_fn(|i| inside[i] + one[i]);
     }
-    [used, vec![inside[0]], opened, left, inside[1..].to_vec()].concat()
+    let outwards = (0..levels).rev().flat_map(|depth| [left[depth], opened[depth]]).collect();
+    [used, vec![inside[0], nvlink], outwards, inside[1..].to_vec()].concat()
 }
 
 /// All splits over nodes that keep what is required, with the best objective among them. `kept_off` nodes take no worker.

@@ -195,7 +195,7 @@ fn contradictory_gangs_are_named() {
 }
 
 #[test]
-fn a_small_job_never_opens_an_empty_rack_or_node_while_a_broken_one_has_room() {
+fn of_equal_nodes_and_racks_a_small_job_takes_those_that_are_broken() {
     let mut cluster = racks_of_h100(3, 2);
     let one = |gpu: &str| Claim { gpus: vec![gpu.into()], ..Default::default() };
     cluster.claim(&"r2-n1".into(), "a".into(), one("GPU-r2-n1-3"));
@@ -205,6 +205,62 @@ fn a_small_job_never_opens_an_empty_rack_or_node_while_a_broken_one_has_room() {
     assert_eq!(nodes(&placement), ["r2-n0"], "the whole node of the broken rack");
     let placement = place(&cluster, &gang(2, 8, None)).unwrap();
     assert_eq!(nodes(&placement), ["r0-n0", "r0-n1"], "a whole rack, for none less has two whole nodes");
+}
+
+#[test]
+fn a_single_gpu_goes_to_the_node_with_the_fewest_free_wherever_that_is() {
+    let mut cluster = racks_of_h100(3, 2);
+    let held = |node: &str, gpus: std::ops::Range<u32>| Claim {
+        gpus: gpus.map(|gpu| format!("GPU-{node}-{gpu}").into()).collect(),
+        ..Default::default()
+    };
+    // The fullest rack has a node with seven free GPUs and no other room; the emptiest has one with a single free GPU.
+    for (node, gpus) in [("r0-n0", 0..8), ("r0-n1", 0..1), ("r1-n0", 0..8), ("r2-n1", 0..7)] {
+        cluster.claim(&node.into(), node.into(), held(node, gpus));
+    }
+    let placement = place(&cluster, &gang(1, 1, None)).unwrap();
+    assert_eq!(gpus(&placement, 0), ["GPU-r2-n1-7"]);
+    let placement = place(&cluster, &gang(1, 8, None)).unwrap();
+    assert_eq!(nodes(&placement), ["r1-n1"], "of whole nodes, the one in the fullest rack");
+}
+
+#[test]
+fn a_job_of_one_gpu_never_opens_an_empty_nvlink_domain_while_a_broken_one_has_room() {
+    let levels = ["rack", "nvlink"].map(|level| LevelLabel::new(level, level));
+    let mut cluster = Cluster::new(levels.to_vec()).unwrap();
+    let nvl72 = |name: &str, clique: &str| {
+        let mut facts = NodeFacts::from(machines::node(name, 4, |_, _| Wire::nvswitch(18, Path::SameNuma)));
+        facts.nvlink_domain = Some(clique.into());
+        member(Node::new(facts).unwrap(), &[("rack", clique), ("nvlink", clique)])
+    };
+    for (name, domain) in [("a0", "a"), ("a1", "a"), ("b0", "b"), ("b1", "b")] {
+        cluster.upsert(nvl72(name, domain));
+    }
+    cluster.upsert(member(nvswitch8("h", 18), &[("rack", "h")]));
+    let held = |gpus: &[&str]| Claim { gpus: gpus.iter().map(|&gpu| gpu.into()).collect(), ..Default::default() };
+
+    // Three free GPUs in the empty domain, four in the broken one.
+    let sick = cluster.member(&"a0".into()).unwrap();
+    let node = sick.node.with_health("GPU-a0-3", Health::unhealthy("XID 79")).unwrap();
+    cluster.upsert(Member { node, ..cluster.member(&"a0".into()).unwrap() });
+    cluster.claim(&"b0".into(), "all".into(), held(&["GPU-b0-0", "GPU-b0-1", "GPU-b0-2", "GPU-b0-3"]));
+    cluster.claim(&"h".into(), "some".into(), held(&["GPU-h-0"]));
+    assert_eq!(nodes(&place(&cluster, &gang(1, 1, None)).unwrap()), ["b1"]);
+
+    // The other domain is full: the eight GPUs of an HGX baseboard are broken further, though they leave more over.
+    cluster.claim(&"b1".into(), "rest".into(), held(&["GPU-b1-0", "GPU-b1-1", "GPU-b1-2", "GPU-b1-3"]));
+    let placement = place(&cluster, &gang(1, 1, None)).unwrap();
+    assert_eq!(nodes(&placement), ["h"]);
+    assert!(placement.terms.iter().any(|term| term.name == "NVLink domains opened" && term.value == 0));
+
+    // Nothing else has room.
+    cluster.claim(
+        &"h".into(),
+        "more".into(),
+        held(&[1, 2, 3, 4, 5, 6, 7].map(|gpu| format!("GPU-h-{gpu}")).each_ref().map(String::as_str)),
+    );
+    assert_eq!(nodes(&place(&cluster, &gang(1, 1, None)).unwrap()), ["a0"]);
+    assert_eq!(nodes(&place(&cluster, &gang(1, 4, None)).unwrap()), ["a1"]);
 }
 
 #[test]

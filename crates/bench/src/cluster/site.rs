@@ -1,7 +1,7 @@
 //! The simulated cluster: its nodes, and which of their GPUs are in use. The one truth that all strategies are held to.
 
 use anyhow::{Result, bail};
-use weft_topology::{GpuSet, LevelLabel, Member, Node, Resources, Standing, Wire};
+use weft_topology::{GpuSet, LevelLabel, Member, Node, NodeFacts, Resources, Standing, Wire};
 
 use crate::machines::{bridged, hgx, machine, node_name};
 use crate::rivals::{Ask, Host, View};
@@ -137,7 +137,9 @@ impl Site {
             } else {
                 n as u32
             };
-            let node = kind.node(&node_name(n))?;
+            let mut facts = NodeFacts::from(kind.node(&node_name(n))?);
+            facts.nvlink_domain = (kind == Kind::Nvl72).then(|| format!("fabric.{rack}").into());
+            let node = Node::new(facts)?;
             let all = node.all();
             hosts.push(SiteHost { kind, node, free: all, healthy: all, ready: true, labels });
             let gpus = all.len() as u32;

@@ -520,8 +520,10 @@ fn add_domain(
     let gpus = gpus(question, counts);
     let left = i64::from(state.free_below(id)) - gpus;
     cost[layout.used[depth]] += i64::from(!state.domain_is_used(id));
-    cost[layout.opened[depth]] += i64::from(state.domain_is_idle(id) && left > 0 && gpus > 0);
+    let opened = i64::from(state.domain_is_idle(id) && left > 0 && gpus > 0);
+    cost[layout.nvlink] += if state.tree.domain(id).is_nvlink() { opened } else { 0 };
     cost[layout.left[depth]] += left;
+    cost[layout.opened[depth]] += opened;
     add_groups(question, layout, cost, Place::Domain(id), depth, counts);
 }
 

@@ -8,9 +8,10 @@
 //!    of the gang run already cost nothing.
 //! 2. **weak workers**: per worker 0 if any two of its GPUs share NVLinks, 1 if none of its wires leaves the socket,
 //!    2 otherwise ([`Wiring::grade`](crate::Wiring::grade)).
-//! 3. **domains opened**, level by level from the outermost: domains that nobody used before and that are not filled
-//!    either. Whole racks, NVLink domains and nodes are kept for gangs that need them.
-//! 4. **GPUs left over** in the domains used, level by level from the outermost: the fullest domain that has room.
+//! 3. **NVLink domains opened**: those of several nodes that nobody used before and that are not filled either.
+//! 4. **GPUs left over** in the domains used, level by level from the node outwards: the fullest node that has room, of
+//!    such nodes the one in the fullest rack, and so on. After each level, **domains opened** of it: of two that leave as
+//!    much over, the one that somebody uses already. Whole nodes and racks are kept for gangs that need them.
 //! 5. **wires**: the sum of [`Wire::score`](crate::Wire::score) within the workers, more being better, and after it the
 //!    worth of what remains on each node ([`choose`](crate::choose())).
 //! 6. the order of domain and node names, so that people can predict the answer.

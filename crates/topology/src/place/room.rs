@@ -235,6 +235,8 @@ fn suitable(seat: &Seat, group: &Group) -> GpuSet {
     seat.member.node.positions(suits)
 }
 
+/// Of ASCII letters, as products are written; nodes are asked by the thousand, so nothing is allocated.
 fn contains_ignoring_case(text: &str, wanted: &str) -> bool {
-    text.to_lowercase().contains(&wanted.to_lowercase())
+    let (text, wanted) = (text.as_bytes(), wanted.as_bytes());
+    wanted.is_empty() || text.windows(wanted.len()).any(|part| part.eq_ignore_ascii_case(wanted))
 }

@@ -289,11 +289,10 @@ impl<'a> Search<'a> {
             add(format!("{level}s used"), terms.used(depth));
         }
         add("weak workers".to_owned(), terms.weak());
-        for (depth, level) in names.iter().enumerate() {
-            add(format!("{level}s opened"), terms.opened(depth));
-        }
-        for (depth, level) in names.iter().enumerate() {
+        add("NVLink domains opened".to_owned(), terms.nvlink());
+        for (depth, level) in names.iter().enumerate().rev() {
             add(format!("GPUs left over by {level}"), terms.left(depth));
+            add(format!("{level}s opened"), terms.opened(depth));
         }
         add("wires (negated)".to_owned(), terms.wires());
         add("worth lost to later jobs".to_owned(), terms.worth());

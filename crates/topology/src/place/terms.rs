@@ -17,8 +17,10 @@ pub(super) struct Layout {
     /// Unevenness of balanced groups: with the rule's number.
     pub(super) balanced: Vec<(usize, usize)>,
     pub(super) weak: usize,
-    pub(super) opened: Vec<usize>,
+    /// NVLink domains opened.
+    pub(super) nvlink: usize,
     pub(super) left: Vec<usize>,
+    pub(super) opened: Vec<usize>,
     pub(super) wires: usize,
     pub(super) worth: usize,
     pub(super) width: usize,
@@ -44,11 +46,13 @@ impl Layout {
                 balanced.push((nth, next()));
             }
         }
-        let weak = next();
-        let opened = (0..levels).map(|_| next()).collect();
-        let left = (0..levels).map(|_| next()).collect();
+        let (weak, nvlink) = (next(), next());
+        let (mut left, mut opened) = (vec![0; levels], vec![0; levels]);
+        for depth in (0..levels).rev() {
+            (left[depth], opened[depth]) = (next(), next());
+        }
         let (wires, worth) = (next(), next());
-        Self { moved, preferred, used, balanced, weak, opened, left, wires, worth, width }
+        Self { moved, preferred, used, balanced, weak, nvlink, left, opened, wires, worth, width }
     }
 
     /// The terms of a cost vector by name.
@@ -72,6 +76,7 @@ impl Layout {
             names[self.opened[depth]] = format!("{level}s opened");
             names[self.left[depth]] = format!("GPUs left over by {level}");
         }
+        names[self.nvlink] = "NVLink domains opened".to_owned();
         names[self.weak] = "weak workers".to_owned();
         names[self.wires] = "wires (negated)".to_owned();
         names[self.worth] = "worth lost to later jobs".to_owned();

@@ -23,7 +23,7 @@ pub(super) struct Vacancy<'s, 'a> {
     /// Whether to take all nodes as good enough for now.
     all: Cell<bool>,
     /// A list to be used again.
-    rooms: Cell<Vec<u32>>,
+    rooms: Cell<Vec<(u32, u32)>>,
 }
 
 enum Source {
@@ -183,6 +183,18 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         }
     }
 
+    /// The most room in one domain that is this place or below it, `between` levels above the innermost, at no cost: no more
+    /// than this.
+    pub(super) fn at_most_in_one(&self, place: Place, between: Option<usize>) -> u32 {
+        let all = self.at_most(place);
+        match (&self.source, place, between) {
+            (Source::Sums | Source::Asked { .. }, Place::Domain(id), Some(between)) if bounded(self.ask) => {
+                self.state.tree.domain(id).roomiest(self.ask.group.gpus, between).map_or(all, |room| room.min(all))
+            }
+            _ => all,
+        }
+    }
+
     /// Whether [`Self::at_most`] says no more than [`Self::room`], everywhere.
     pub(super) fn is_plain(&self) -> bool {
         matches!(self.source, Source::Sums) || self.all.get()
@@ -226,21 +238,67 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         hosts
     }
 
-    /// The fewest domains right below a domain that have room for so many workers, or fewer.
-    pub(super) fn fewest_children(&self, id: u32, workers: u32) -> u32 {
-        let children = &self.state.tree.domain(id).children;
+    /// The fewest GPUs that so many workers leave over on `hosts` nodes below a domain if no fewer have the room, or fewer.
+    pub(super) fn least_left(&self, id: u32, workers: u32, hosts: u32) -> u32 {
+        let group = self.ask.group;
+        if !bounded(self.ask) || workers == 0 || hosts == 0 {
+            return 0;
+        }
+        let by_free = &self.state.tree.domain(id).by_free;
+        if hosts == 1 {
+            let needed = (group.gpus * workers) as usize;
+            let least = (needed..by_free.len()).find(|&free| by_free[free] > 0);
+            return least.map_or(0, |free| (free - needed) as u32);
+        }
+        // Each node used leaves at least what is no whole worker.
+        let (mut left, mut rest) = (0, hosts);
+        for over in 0..group.gpus {
+            let nodes = by_free.iter().skip((group.gpus + over) as usize).step_by(group.gpus as usize).sum();
+            let taken = rest.min(nodes);
+            (left, rest) = (left + taken * over, rest - taken);
+            if rest == 0 {
+                break;
+            }
+        }
+        left
+    }
+
+    /// Where the workers fit on one node below a domain: what they leave over at least in each domain in between, the
+    /// innermost first, if they leave as little as can be on the node. None where that is not known.
+    pub(super) fn least_left_between(&self, id: u32, workers: u32) -> Option<impl Iterator<Item = u32>> {
+        let needed = self.ask.group.gpus * workers;
+        let domain = self.state.tree.domain(id);
+        let free = (needed..domain.by_free.len() as u32).find(|&free| domain.by_free[free as usize] > 0)?;
+        Some(domain.tightest(free).filter(|_| bounded(self.ask))?.iter().map(move |free| free - needed))
+    }
+
+    /// The fewest domains right below a domain that have room for so many workers, or fewer, and what they leave over in so
+    /// many of them, or less.
+    pub(super) fn fewest_children(&self, id: u32, workers: u32) -> (u32, u32) {
+        let tree = self.state.tree;
         let mut rooms = self.rooms.take();
         rooms.clear();
-        rooms.extend(children.iter().map(|&child| self.at_most(Place::Domain(child))));
+        rooms.extend(
+            tree.domain(id).children.iter().map(|&child| (self.at_most(Place::Domain(child)), tree.domain(child).free)),
+        );
         rooms.sort_unstable_by(|a, b| b.cmp(a));
         let mut sum = 0u64;
-        let enough = rooms.iter().position(|&room| {
+        let enough = rooms.iter().position(|&(room, _)| {
             sum += u64::from(room);
             sum >= u64::from(workers)
         });
-        let fewest = enough.map_or(rooms.len(), |at| at + 1) as u32;
+        let (mut fewest, mut left) = (rooms.len(), 0);
+        if let Some(last) = enough.filter(|_| bounded(self.ask)) {
+            fewest = last + 1;
+            // The others leave at least so many to each; one with less room takes no part.
+            let least = u64::from(rooms[last].0).saturating_sub(sum - u64::from(workers));
+            rooms.retain(|&(room, _)| u64::from(room) >= least);
+            rooms.sort_unstable_by_key(|&(_, free)| free);
+            let free: u32 = rooms[..fewest].iter().map(|&(_, free)| free).sum();
+            left = free.saturating_sub(self.ask.group.gpus * workers);
+        }
         self.rooms.set(rooms);
-        fewest
+        (fewest as u32, left)
     }
 
     /// Whether a place has the labels of all levels that the group needs, as far out as it lies.

@@ -203,6 +203,7 @@ impl<'a> Rest<'a> {
             }
         }
         let (mut used, mut opened, mut left) = (vec![0; levels], vec![0; levels], vec![0; levels]);
+        let mut nvlink = 0;
         let mut domains: BTreeMap<u32, i64> = BTreeMap::new();
         for (&id, &(set, unidentified)) in &seats {
             let Some(seat) = tree.seat(id) else { continue };
@@ -222,10 +223,12 @@ impl<'a> Rest<'a> {
             let Some(depth) = domain.depth else { continue };
             let rest = i64::from(domain.free) - gpus;
             used[depth] += 1;
-            opened[depth] += i64::from(domain.busy == 0 && rest > 0 && gpus > 0);
+            let idle = i64::from(domain.busy == 0 && rest > 0 && gpus > 0);
+            nvlink += if domain.is_nvlink() { idle } else { 0 };
+            opened[depth] += idle;
             left[depth] += rest;
         }
-        let mut value = Vec::with_capacity(3 * levels + 3);
+        let mut value = Vec::with_capacity(3 * levels + 4);
         for (depth, used) in used.into_iter().enumerate() {
             value.push(used);
             for (_, workers) in self.balanced.iter().filter(|(at, _)| *at == depth) {
@@ -238,9 +241,8 @@ impl<'a> Rest<'a> {
                 value.push(counts.values().map(|count| count * count).sum());
             }
         }
-        value.push(weak);
-        value.extend(opened);
-        value.extend(left);
+        value.extend([weak, nvlink]);
+        value.extend((0..levels).rev().flat_map(|depth| [left[depth], opened[depth]]));
         value.extend([-wires, lost]);
         value
     }
@@ -253,9 +255,9 @@ impl<'a> Rest<'a> {
             let balanced = self.balanced.iter().filter(|(at, _)| *at == depth);
             names.extend(balanced.map(|_| format!("unevenness over {level}s (sum of squares)")));
         }
-        names.push("weak workers".to_owned());
-        names.extend(levels.iter().map(|level| format!("{level}s opened")));
-        names.extend(levels.iter().map(|level| format!("GPUs left over by {level}")));
+        names.extend(["weak workers".to_owned(), "NVLink domains opened".to_owned()]);
+        let left = |level| [format!("GPUs left over by {level}"), format!("{level}s opened")];
+        names.extend(levels.iter().rev().flat_map(left));
         names.extend(["wires (negated)".to_owned(), "worth lost to later jobs".to_owned()]);
         names
     }

@@ -28,6 +28,11 @@ pub fn domains(seat: &Seat) -> Vec<String> {
     all
 }
 
+/// Whether a node is part of an NVLink domain of several nodes.
+pub fn is_nvlinked(seat: &Seat) -> bool {
+    seat.member.node.nvlink_domain().is_some()
+}
+
 pub fn subsets(of: GpuSet, size: usize) -> impl Iterator<Item = GpuSet> {
     (0..=of.bits()).map(GpuSet::from_bits).filter(move |set| set.is_subset(of) && set.len() == size)
 }
@@ -152,6 +157,7 @@ pub fn clusters(nodes: std::ops::RangeInclusive<usize>) -> impl Strategy<Value =
                 _ => {
                     let mut facts = NodeFacts::from(node(&name, 3, |_, _| Wire::nvswitch(18, Path::SameNuma)));
                     facts.gpus.iter_mut().for_each(|gpu| gpu.product = "NVIDIA A100-SXM4-80GB".into());
+                    facts.nvlink_domain = Some("fabric.1".into());
                     Node::new(facts).unwrap()
                 }
             };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weft_topology::*;
 
-use super::{domains, sets_on_node};
+use super::{domains, is_nvlinked, sets_on_node};
 
 /// Workers by group, then by node (as numbers).
 pub type Counts = Vec<Vec<u32>>;
@@ -158,7 +158,7 @@ impl<'a> World<'a> {
     /// The documented objective.
     pub fn objective(&self, counts: &Counts) -> Vec<i64> {
         let mut value = Vec::new();
-        let (mut opened, mut left) = (Vec::new(), Vec::new());
+        let (mut outwards, mut nvlink) = (Vec::new(), 0);
         for depth in 0..self.domains.len() {
             let at_level = |level: &Option<Level>| level.as_ref().is_some_and(|level| self.depth[level] == depth);
             let new_of = |group: usize| {
@@ -197,11 +197,13 @@ impl<'a> World<'a> {
                 let seats =
                     || self.seats.iter().enumerate().filter(|&(n, _)| self.domains[depth][n] == domain).map(|(_, s)| s);
                 let free = i64::from(seats().map(|seat| seat.free_count()).sum::<u32>()) - i64::from(gpus);
-                new += i64::from(seats().all(|seat| seat.is_idle()) && free > 0 && gpus > 0);
+                let idle = i64::from(seats().all(|seat| seat.is_idle()) && free > 0 && gpus > 0);
+                new += idle;
                 rest += free;
+                nvlink +=
+                    if depth + 2 == self.domains.len() && seats().any(|seat| is_nvlinked(seat)) { idle } else { 0 };
             }
-            opened.push(new);
-            left.push(rest);
+            outwards.push([rest, new]);
         }
         let mut inside = [0; 3];
         // On a node, those with the most GPUs are served first.
@@ -218,7 +220,8 @@ impl<'a> World<'a> {
                 free = free.difference(gpus);
             }
         }
-        [value, vec![inside[0]], opened, left, inside[1..].to_vec()].concat()
+        outwards.reverse();
+        [value, vec![inside[0], nvlink], outwards.concat(), inside[1..].to_vec()].concat()
     }
 
     /// Visits every way to put all missing workers on nodes that have what they need, until told to stop.

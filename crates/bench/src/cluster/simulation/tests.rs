@@ -60,22 +60,23 @@ fn gpus_that_are_idle_but_in_pieces_are_counted_as_lost() {
     assert_eq!(weft(2, &jobs, &[], 7_200).lost_gpu_hours, 0.0);
 }
 
+/// On the first node, from 50 s to 80 s.
+const GPU_3_FAILS: Fault = Fault { at_seconds: 50, repaired_seconds: 80, host: 0, gpu: Some(3) };
+
 #[test]
 fn a_worker_on_a_failed_gpu_goes_elsewhere_at_once_if_there_is_room() {
-    let fault = Fault { at_seconds: 50, repaired_seconds: 80, host: 0, gpu: Some(3) };
     // The second job comes after the repair, to the node that the first was on.
     let jobs = [job(0, 100, 1, 8), job(90, 100, 1, 8)];
-    let outcome = weft(2, &jobs, &[fault], 1_000);
+    let outcome = weft(2, &jobs, &[GPU_3_FAILS], 1_000);
     assert_eq!((outcome.replaced, outcome.interrupted), (1, 0));
     assert_eq!(outcome.waits[2].seconds, [0, 0]);
 }
 
 #[test]
 fn a_job_whose_failed_worker_has_no_room_waits_and_runs_on_for_the_time_it_had_left() {
-    let fault = Fault { at_seconds: 50, repaired_seconds: 80, host: 0, gpu: Some(3) };
     // 50 s before the failure, 50 s after the repair at 80: the GPUs are free for the second job at 130.
     let jobs = [job(0, 100, 1, 8), job(60, 10, 1, 8)];
-    let outcome = weft(1, &jobs, &[fault], 1_000);
+    let outcome = weft(1, &jobs, &[GPU_3_FAILS], 1_000);
     assert_eq!((outcome.replaced, outcome.interrupted), (0, 1));
     assert_eq!(outcome.waits[2].seconds, [0, 70]);
 }

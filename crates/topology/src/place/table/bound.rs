@@ -1,0 +1,81 @@
+//! What a place costs at least, from sums alone.
+
+use super::Spread;
+use crate::place::ranks::Place;
+use crate::tree::ROOT;
+
+/// Terms of the objective that domains are compared by before they are solved: all but wires and worth, for up to four
+/// levels; of more levels the first terms, which bounds as well.
+const COMPARED: usize = 14;
+
+/// What a place costs at least.
+pub(super) type Bound = [u32; COMPARED];
+
+impl<'s, 'a> Spread<'s, 'a> {
+    /// Of the objective, what bounds know.
+    pub(super) fn compared(&self, cost: &[i64]) -> Bound {
+        std::array::from_fn(|term| if term < self.terms.wires() { cost[term] as u32 } else { 0 })
+    }
+
+    /// What the domains above a place cost.
+    pub(super) fn outside(&self, place: Place, workers: u32) -> Bound {
+        let tree = self.state.tree;
+        let above = match place {
+            Place::Domain(ROOT) => return [0; COMPARED],
+            Place::Domain(id) => tree.domain(id).parent,
+            Place::Seat(id) => tree.parent_of_seat(id),
+        };
+        let mut bound = [0; COMPARED];
+        for id in tree.ancestors(above) {
+            if let Some(depth) = tree.domain(id).depth {
+                self.own(id, depth, workers, |term, value| set(&mut bound, term, value));
+            }
+        }
+        bound
+    }
+
+    /// What `workers` workers in one domain of a level cost at least if that is a place or lies in it, given the same of the
+    /// domain that the place is in.
+    pub(super) fn bound(&self, above: Bound, place: Place, level: usize, workers: u32) -> Bound {
+        let levels = self.terms.levels;
+        let mut bound = above;
+        match place {
+            Place::Seat(id) => self.outline(id, workers, |term, value| set(&mut bound, term, value)),
+            Place::Domain(id) => {
+                if let Some(depth) = self.depth(place) {
+                    self.own(id, depth, workers, |term, value| set(&mut bound, term, value));
+                }
+                if !self.begun && workers > 0 {
+                    let at = self.level(place);
+                    let mut fewest = 1;
+                    for depth in at..levels {
+                        if depth == levels - 1 {
+                            fewest = fewest.max(self.vacancy.fewest_hosts(id, workers));
+                        } else if depth == at && at == level {
+                            let left;
+                            (fewest, left) = self.vacancy.fewest_children(id, workers);
+                            set(&mut bound, self.terms.left(depth), i64::from(left));
+                        }
+                        set(&mut bound, self.terms.used(depth), i64::from(fewest));
+                    }
+                    let left = self.vacancy.least_left(id, workers, fewest);
+                    set(&mut bound, self.terms.left(levels - 1), i64::from(left));
+                    if fewest == 1
+                        && let Some(between) = self.vacancy.least_left_between(id, workers)
+                    {
+                        for (depth, left) in (at..levels - 1).rev().zip(between) {
+                            set(&mut bound, self.terms.left(depth), i64::from(left));
+                        }
+                    }
+                }
+            }
+        }
+        bound
+    }
+}
+
+fn set(bound: &mut Bound, term: usize, value: i64) {
+    if let Some(slot) = bound.get_mut(term) {
+        *slot = value as u32;
+    }
+}

@@ -1,0 +1,216 @@
+//! The best domain of one level: best first, what looks alike once.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::rc::Rc;
+
+use super::bound::Bound;
+use super::{Split, Spread};
+use crate::place::ranks::Place;
+use crate::tree::{BuildMixing, mix};
+
+/// Bits per level in the number by which places are ordered.
+const ORDER_BITS: u32 = 20;
+
+/// A place in the search: what anything in it costs at least, and its rank in the order of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    bound: Bound,
+    order: u128,
+    place: Place,
+    /// Which child of the domain above it is, if others that look alike come after it.
+    nth: Option<usize>,
+}
+
+/// What a domain costs at least, as far as that is known from others.
+#[derive(Clone)]
+enum Floor {
+    Unknown,
+    /// Nothing in it can be the best.
+    None,
+    Cost(Rc<[i64]>),
+}
+
+/// By signature of a domain: for each bound, which tells where it lies, its floor once that was asked for.
+type Floors = HashMap<u64, Vec<(Bound, Option<Floor>)>, BuildMixing>;
+
+impl<'s, 'a> Spread<'s, 'a> {
+    /// The best way to put exactly `workers` into one domain of a level that is one of `places` or lies in one.
+    pub(super) fn best_at(&mut self, places: &[Place], level: usize, workers: u32) -> Option<(Vec<i64>, Split)> {
+        let mut open = BinaryHeap::new();
+        for (nth, &place) in places.iter().enumerate() {
+            if self.may_hold(place, level, workers) {
+                let bound = self.bound(self.outside(place, workers), place, level, workers);
+                open.push(Reverse(Candidate { bound, order: ranked(0, 0, nth), place, nth: None }));
+            }
+        }
+        let mut best: Option<(Vec<i64>, Split, u128)> = None;
+        let mut floors = Floors::default();
+        while let Some(Reverse(candidate)) = open.pop() {
+            let Candidate { bound, order, place, nth } = candidate;
+            if best.as_ref().is_some_and(|(cost, ..)| bound > self.compared(cost)) {
+                break;
+            }
+            let floor = self.floor(place, bound, level, workers, &mut floors);
+            if let Floor::Cost(cost) = &floor
+                && self.compared(cost) > bound
+            {
+                open.push(Reverse(Candidate { bound: self.compared(cost), ..candidate }));
+                continue;
+            }
+            if let Some(nth) = nth {
+                self.open_next(place, nth + 1, (bound, order), level, workers, &mut open);
+            }
+            let at = self.level(place);
+            match (floor, place) {
+                (Floor::None, _) => {}
+                (Floor::Cost(cost), _) if best.as_ref().is_some_and(|best| (&*cost, order) >= (&best.0, best.2)) => {}
+                (_, Place::Domain(id)) if at < level => {
+                    self.open(id, at + 1, (bound, order), level, workers, &mut open);
+                }
+                _ if !self.vacancy.is_labelled(place) => {}
+                _ => {
+                    if let Some((cost, split)) = self.solved(place, workers)
+                        && best.as_ref().is_none_or(|best| (&cost, order) < (&best.0, best.2))
+                    {
+                        best = Some((cost, split, order));
+                    }
+                }
+            }
+        }
+        best.map(|(cost, split, _)| (cost, split))
+    }
+
+    /// Puts what lies right below a domain in its place: of neighbours that look alike, the first.
+    fn open(
+        &self,
+        id: u32,
+        at: usize,
+        (above, order): (Bound, u128),
+        level: usize,
+        workers: u32,
+        open: &mut BinaryHeap<Reverse<Candidate>>,
+    ) {
+        let tree = self.state.tree;
+        let domain = tree.domain(id);
+        let mut last = None;
+        for (nth, &child) in domain.children.iter().enumerate() {
+            let place = Place::Domain(child);
+            if !self.may_hold(place, level, workers) {
+                continue;
+            }
+            // They cost the same at least, unless the gang is in one of them.
+            let look = (!self.begun && self.ask.slices.is_empty()).then(|| tree.domain(child).signature);
+            if look.is_none() || look != last {
+                let bound = self.bound(above, place, level, workers);
+                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: look.and(Some(nth)) }));
+            }
+            last = look;
+        }
+        for (nth, &seat) in domain.seats.iter().enumerate() {
+            let place = Place::Seat(seat);
+            if self.may_hold(place, level, workers) {
+                let bound = self.bound(above, place, level, workers);
+                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: None }));
+            }
+        }
+    }
+
+    /// Puts the next domain that looks like its neighbour after it.
+    fn open_next(
+        &self,
+        place: Place,
+        from: usize,
+        (bound, order): (Bound, u128),
+        level: usize,
+        workers: u32,
+        open: &mut BinaryHeap<Reverse<Candidate>>,
+    ) {
+        let Place::Domain(id) = place else { return };
+        if self.skips_alike() && self.vacancy.is_plain() {
+            return;
+        }
+        let tree = self.state.tree;
+        let children = &tree.domain(tree.domain(id).parent).children;
+        let next = (from..children.len()).find(|&nth| self.may_hold(Place::Domain(children[nth]), level, workers));
+        let Some(nth) = next.filter(|&nth| tree.domain(children[nth]).signature == tree.domain(id).signature) else {
+            return;
+        };
+        let order = ranked(order & !ranked(0, self.level(place), usize::MAX), self.level(place), nth);
+        open.push(Reverse(Candidate { bound, order, place: Place::Domain(children[nth]), nth: Some(nth) }));
+    }
+
+    /// Whether what looks the same need not be looked at twice: signatures know nothing of products, slices, nor of what the
+    /// gang has already.
+    fn skips_alike(&self) -> bool {
+        !self.begun && self.ask.slices.is_empty() && self.ask.group.product.is_none()
+    }
+
+    /// Whether one domain of a level may have the room that is this place or lies in it.
+    fn may_hold(&self, place: Place, level: usize, workers: u32) -> bool {
+        let between = (self.terms.levels - 1).checked_sub(level).filter(|_| self.level(place) < level);
+        self.vacancy.at_most_in_one(place, between) >= workers
+    }
+
+    /// What the workers cost in a domain at least, as far as that is known from another one that looks the same.
+    ///
+    /// Where all nodes will do, nothing in the second domain of a look is better than what is, or will be, found in the first,
+    /// so it is passed over. Where some may not, the second and later ones are no better than any of them would be if all its
+    /// nodes did.
+    fn floor(&mut self, place: Place, bound: Bound, level: usize, workers: u32, floors: &mut Floors) -> Floor {
+        let Place::Domain(id) = place else { return Floor::Unknown };
+        if !self.skips_alike() {
+            return Floor::Unknown;
+        }
+        let look = self.state.tree.domain(id).signature;
+        match floors.get(&look).and_then(|seen| seen.iter().find(|seen| seen.0 == bound)) {
+            None => {
+                floors.entry(look).or_default().push((bound, None));
+                return Floor::Unknown;
+            }
+            Some(_) if self.vacancy.is_plain() => return Floor::None,
+            Some((_, Some(floor))) => return floor.clone(),
+            Some((_, None)) => {}
+        }
+        self.vacancy.assume_all(true);
+        let floor = self.best_at(&[place], level, workers).map_or(Floor::None, |(cost, _)| Floor::Cost(cost.into()));
+        self.vacancy.assume_all(false);
+        // Also under the bound that it comes back with once that is known.
+        let known = floors.entry(look).or_default();
+        known.retain(|seen| seen.0 != bound);
+        known.push((bound, Some(floor.clone())));
+        if let Floor::Cost(cost) = &floor {
+            known.push((self.compared(cost), Some(floor.clone())));
+        }
+        floor
+    }
+
+    /// Domains with the same signature have equally good splits. None if something runs or was given away there.
+    pub(in crate::place) fn signature(&self, place: Place) -> Option<u64> {
+        let Place::Domain(id) = place else { return None };
+        if !self.skips_alike() {
+            return None;
+        }
+        Some(if self.vacancy.is_plain() { self.state.tree.domain(id).signature } else { self.look(id) })
+    }
+
+    /// A signature that knows the room of each node.
+    fn look(&self, id: u32) -> u64 {
+        let tree = self.state.tree;
+        let domain = tree.domain(id);
+        let seat = |&id: &u32| {
+            let room = u64::from(self.vacancy.room(Place::Seat(id)));
+            tree.seat(id).map_or(0, |seat| mix(seat.signature ^ mix(room)))
+        };
+        let below = domain.children.iter().map(|&child| mix(self.look(child)));
+        let below = below.chain(domain.seats.iter().map(seat)).fold(0, u64::wrapping_add);
+        mix(below ^ u64::from(domain.free))
+    }
+}
+
+/// Where the nth child of a place comes in the order of the tree. Beyond six levels or a million children, ties between
+/// equally good domains are no longer broken by name.
+fn ranked(parent: u128, level: usize, nth: usize) -> u128 {
+    let shift = (u128::BITS - ORDER_BITS).saturating_sub(level as u32 * ORDER_BITS);
+    parent | (nth as u128 & ((1 << ORDER_BITS) - 1)) << shift
+}
