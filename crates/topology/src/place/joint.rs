@@ -411,9 +411,10 @@ impl<'s, 'a> Joint<'s, 'a> {
     /// What a node can hold of each group, one group getting its GPUs after the other; only `exactly` so many if given.
     fn seat_table(&mut self, id: u32, exactly: Option<&[u32]>) -> Result<Table, GaveUp> {
         let mut table = Table::default();
-        let spare = self.state.spare(id).cloned().unwrap_or_default();
+        let (state, nothing) = (self.state, Resources::new());
+        let spare = state.spare(id).unwrap_or(&nothing);
         let mut seat = OnSeat { id, counts: vec![0; self.full.len()], inside: [0; 3], exactly };
-        self.fill(&mut seat, 0, GpuSet::EMPTY, &spare, &mut table)?;
+        self.fill(&mut seat, 0, GpuSet::EMPTY, spare, &mut table)?;
         Ok(table)
     }
 
@@ -437,14 +438,18 @@ impl<'s, 'a> Joint<'s, 'a> {
         let each = ask.group.gpus;
         let free = self.state.free(seat.id, ask.group).difference(given);
         let unidentified = self.state.seat(seat.id).map_or(0, |seat| seat.unidentified);
-        let mut spare = spare.clone();
+        let resources = &ask.group.resources;
+        let mut less = (!resources.is_empty()).then(|| spare.clone());
         for workers in 0..=most {
             if workers > 0 {
                 let enough = (free.len() as u32).saturating_sub(unidentified) >= workers * each || each == 0;
-                if !enough || spare.times(&ask.group.resources).is_some_and(|(times, _)| times == 0) {
+                let runs_out = |less: &Resources| less.times(resources).is_some_and(|(times, _)| times == 0);
+                if !enough || less.as_ref().is_some_and(runs_out) {
                     break;
                 }
-                spare.subtract(&ask.group.resources);
+                if let Some(less) = &mut less {
+                    less.subtract(resources);
+                }
             }
             if wanted.is_some_and(|wanted| wanted != workers) {
                 continue;
@@ -465,7 +470,7 @@ impl<'s, 'a> Joint<'s, 'a> {
                 self.exact &= packed.exact;
             }
             seat.counts[group] = workers;
-            self.fill(seat, nth + 1, taken, &spare, table)?;
+            self.fill(seat, nth + 1, taken, less.as_ref().unwrap_or(spare), table)?;
             seat.counts[group] = 0;
             seat.inside = before;
         }

@@ -7,6 +7,7 @@
 
 use std::rc::Rc;
 
+use super::ask::Question;
 use super::joint::{GaveUp, Joint, Rooms, Splits, Stay};
 use super::ranks::Place;
 use super::room::{Ask, State};
@@ -17,7 +18,7 @@ use crate::GpuSet;
 use crate::tree::{ROOT, Tree};
 
 /// Steps of the joint search for one question, some tens of milliseconds. Beyond, groups are placed one after the other.
-pub(super) const MOST_STEPS: u64 = 1_000_000;
+pub(super) const MOST_STEPS: u64 = 500_000;
 
 /// Candidate domains in which groups are placed one after the other before that gives up, too.
 const MOST_CANDIDATES: usize = 2_000;
@@ -82,20 +83,33 @@ impl Search<'_> {
         let mut joint =
             Joint::new(&self.start, question, &mut self.packer, rooms, layout, &stay, order, workers, *steps);
         let need: u64 = gpus(&question.asks, workers);
+        // Those that may be best first, until none left may be better.
+        let mut open: Vec<(Vec<i64>, usize, Place)> = Vec::new();
+        for (nth, &candidate) in candidates.iter().enumerate() {
+            if u64::from(free(&self.start, candidate)) >= need {
+                open.push((least(&self.start, question, layout, candidate, workers), nth, candidate));
+            }
+        }
+        open.sort_unstable();
         let mut seen = std::collections::BTreeSet::new();
+        let mut first = usize::MAX;
         let mut complete = true;
-        for &candidate in candidates {
-            let free = match candidate {
-                Place::Domain(id) => self.start.free_below(id),
-                Place::Seat(id) => self.start.free_on(id),
-            };
+        for (least, nth, candidate) in open {
+            if best.as_ref().is_some_and(|best| least > best.0) {
+                break;
+            }
             // Others like it come later in order, so they lose the tie.
-            if u64::from(free) < need || joint.signature(candidate).is_some_and(|signature| !seen.insert(signature)) {
+            if joint.signature(candidate).is_some_and(|signature| !seen.insert(signature)) {
                 continue;
             }
             match joint.solve(candidate) {
-                Ok(Some(found)) if best.as_ref().is_none_or(|best| found.0 < best.0) => *best = Some(found),
-                Ok(_) => {}
+                Ok(Some(found)) => {
+                    let better = |best: &Splits| (&found.0, nth) < (&best.0, first);
+                    if best.as_ref().is_none_or(better) {
+                        (*best, first) = (Some(found), nth);
+                    }
+                }
+                Ok(None) => {}
                 Err(GaveUp) => {
                     complete = false;
                     break;
@@ -129,12 +143,8 @@ impl Search<'_> {
     ) {
         let stay = Stay::new();
         let need = gpus(&self.question.asks, workers);
-        let free = |place: Place| match place {
-            Place::Domain(id) => self.start.free_below(id),
-            Place::Seat(id) => self.start.free_on(id),
-        };
-        let candidates: Vec<Place> =
-            candidates.iter().copied().filter(|&place| u64::from(free(place)) >= need).take(MOST_CANDIDATES).collect();
+        let roomy = candidates.iter().copied().filter(|&place| u64::from(free(&self.start, place)) >= need);
+        let candidates: Vec<Place> = roomy.take(MOST_CANDIDATES).collect();
         for candidate in candidates {
             let Some(splits) = self.one_by_one(candidate, workers) else { continue };
             let (question, order) = (self.question, &self.order);
@@ -269,6 +279,61 @@ impl Search<'_> {
         let all_tried = self.start.tree.seats_below(ROOT).len() <= MOST_CANDIDATES;
         plain && nested && all_tried && !self.question.rules.relate && !self.start.is_begun()
     }
+}
+
+fn free(state: &State<'_>, place: Place) -> u32 {
+    match place {
+        Place::Domain(id) => state.free_below(id),
+        Place::Seat(id) => state.free_on(id),
+    }
+}
+
+/// What the objective of all workers at a place is at least: what is known of it and of the domains above without looking
+/// at how the workers are split below. Only where nothing runs.
+fn least(state: &State<'_>, question: &Question<'_>, layout: &Layout, place: Place, workers: &[u32]) -> Vec<i64> {
+    let tree = state.tree;
+    let host = layout.used.len() - 1;
+    let need = gpus(&question.asks, workers) as i64;
+    let mut cost = vec![0; layout.width];
+    layout.used.iter().for_each(|&at| cost[at] = 1);
+    let (depth, mut inner) = match place {
+        Place::Domain(id) => {
+            let mut free: Vec<u32> = tree.seats_below(id).into_iter().map(|seat| state.free_on(seat)).collect();
+            free.sort_unstable_by(|a, b| b.cmp(a));
+            let mut sum = 0;
+            let enough = free.iter().position(|&free| {
+                sum += i64::from(free);
+                sum >= need
+            });
+            cost[layout.used[host]] = enough.map_or(1, |at| at as i64 + 1);
+            (tree.domain(id).depth, id)
+        }
+        Place::Seat(id) => {
+            let left = i64::from(state.free_on(id)) - need;
+            cost[layout.opened[host]] = i64::from(state.seat_is_idle(id) && left > 0 && need > 0);
+            cost[layout.left[host]] = left;
+            (Some(host), tree.parent_of_seat(id))
+        }
+    };
+    for &(nth, at) in &layout.preferred {
+        cost[at] = i64::from(workers[question.rules.preferred[nth].group] > 0);
+    }
+    for &(nth, at) in &layout.balanced {
+        let rule = &question.rules.balanced[nth];
+        let all = i64::from(workers[rule.group]);
+        // All in one domain, or at best each in its own.
+        cost[at] = if depth.is_some_and(|depth| rule.depth <= depth) { all * all } else { all };
+    }
+    while let Some(at) = tree.domain(inner).depth {
+        let left = i64::from(state.free_below(inner)) - need;
+        cost[layout.opened[at]] = i64::from(state.domain_is_idle(inner) && left > 0 && need > 0);
+        cost[layout.left[at]] = left;
+        inner = tree.domain(inner).parent;
+    }
+    // The wires are not known, nor what they are worth.
+    cost[layout.wires] = i64::MIN;
+    cost[layout.worth] = i64::MIN;
+    cost
 }
 
 fn gpus(asks: &[Ask<'_>], workers: &[u32]) -> u64 {
