@@ -153,6 +153,15 @@ fn a_leader_that_runs_keeps_its_workers_near_and_the_other_way_round() {
     assert_eq!(nodes_of(&found, "leader"), ["r2-n2"]);
     assert_eq!(nodes_of(&found, "worker"), ["r0-n1", "r0-n2"]);
     check_relations(&busy, &gang, &found);
+    // With no worker there yet, those of the second leader go to it, though its rack comes first in order.
+    gang.placed.truncate(1);
+    busy.release(&"w0".into());
+    busy.release(&"w1".into());
+    let found = place(&busy, &gang).unwrap();
+    let rack =
+        |index: usize| &found.workers.iter().filter(|w| w.group == "worker").nth(index).unwrap().node.as_str()[..2];
+    assert_eq!((rack(2), rack(3)), ("r0", "r0"));
+    check_relations(&busy, &gang, &found);
 }
 
 #[test]
