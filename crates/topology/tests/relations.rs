@@ -338,6 +338,11 @@ fn workers_that_need_wires_get_them_or_the_reason() {
         gang.groups[0].joined_by = Some(Joined::Nvlink);
         place(&cluster, &gang).is_ok()
     };
+    // Which sets of one such group leave the most to another is not searched, and not claimed.
+    let mut two = one_group(1, 3);
+    two.groups.push(Group::new("other", 1, 3));
+    two.groups.iter_mut().for_each(|group| group.joined_by = Some(Joined::Nvlink));
+    assert!(!place(&cluster, &two).unwrap().exact);
     assert!(room(2, 4) && room(3, 2) && room(4, 2) && !room(3, 3) && !room(5, 1));
 }
 

@@ -157,6 +157,26 @@ fn one_small_worker_makes_way_for_a_large_one_of_its_own_gang() {
 }
 
 #[test]
+fn the_node_with_fewer_small_workers_is_emptied_for_a_large_one() {
+    let mut cluster = zones_and_racks();
+    let mut gang = Gang { groups: vec![Group::new("large", 1, 4), Group::new("small", 3, 1)], ..Default::default() };
+    let mut owners: Vec<Owner> = Vec::new();
+    for (index, (node, gpu)) in [("a", 0), ("a", 1), ("b", 0)].into_iter().enumerate() {
+        if gpu == 0 {
+            cluster.upsert(member(bridged(node, 4), &[("zone", "z"), ("rack", "r")]));
+        }
+        gang.placed.push(Placed { group: "small".into(), index: index as u32, node: node.into() });
+        owners.push(format!("s{index}").into());
+        let claim = Claim { gpus: vec![format!("GPU-{node}-{gpu}").into()], ..Default::default() };
+        cluster.claim(&node.into(), owners[index].clone(), claim);
+    }
+    let running = Running { name: "job".into(), gang, owners, fixed: false };
+    let moved = replace(&cluster, &running, &every_node).unwrap();
+    assert_eq!(moved.movers, [Placed { group: "small".into(), index: 2, node: "b".into() }]);
+    assert!(moved.fewest);
+}
+
+#[test]
 fn shrinking_frees_whole_nodes_and_racks_and_keeps_slices() {
     let mut cluster = racks_of_h100(2, 2);
     // 5 workers of 4 GPUs: two on each node of r0, one in r1.
