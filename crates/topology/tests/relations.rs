@@ -284,6 +284,11 @@ fn beyond_its_size_the_search_still_places_and_says_what_it_did_not_prove() {
     check(&cluster, &balanced, &found);
     let counts = per_rack(&found, "worker");
     assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+    balanced.groups[0].balanced = Some(Balance { level: "rack".into(), most: Some(84) });
+    balanced.groups[1].replicas = 40;
+    let found = place(&cluster, &balanced).unwrap();
+    check_relations(&cluster, &balanced, &found);
+    assert_eq!(per_rack(&found, "worker").len(), 6, "four racks have room for all, but not with 84 in each at most");
     // GPUs for all, but no way is found, and the groups are too many to try all ways: that is not called impossible.
     for node in 1..16 {
         for rack in 0..6 {
@@ -365,6 +370,21 @@ fn ranks_go_around_each_node_along_its_best_wires() {
     assert!((0..8).all(|at| wiring.wire(order[at], order[(at + 1) % 8]).nvlinks > 0), "NVLink all the way round");
 }
 
+#[test]
+fn a_ring_is_closed_by_a_good_wire_too() {
+    // The best way from GPU 0 through all is 0,1,2,3, and its ends are hardly joined.
+    let links = [(0, 1, 4), (0, 2, 3), (0, 3, 1), (1, 2, 4), (1, 3, 3), (2, 3, 4)];
+    let machine = node("n", 4, |a, b| {
+        let link = links.iter().find(|link| (link.0, link.1) == (a, b)).unwrap();
+        Wire::nvlink(link.2, Path::SameNuma)
+    });
+    let mut cluster = zones_and_racks();
+    cluster.upsert(member(machine, &[("rack", "r")]));
+    let found = place(&cluster, &one_group(4, 1)).unwrap();
+    let order: Vec<&str> = found.workers.iter().map(|w| &w.gpus[0].as_str()[6..]).collect();
+    assert_eq!(order, ["0", "1", "3", "2"]);
+}
+
 fn permutations(items: &mut Vec<usize>, from: usize, visit: &mut impl FnMut(&[usize])) {
     if from == items.len() {
         return visit(items);
@@ -384,6 +404,7 @@ fn rings_enter_and_leave_every_domain_once() {
     let mut all = rings.flat.clone();
     all.sort_unstable();
     assert_eq!(all, (0..12).collect::<Vec<_>>());
+    assert_eq!(rings.flat, all, "in the order of ranks");
     let node = |rank: u32| found.workers.iter().find(|w| w.rank == rank).unwrap().node.as_str();
     for prefix in [2, 5] {
         let names: Vec<&str> = rings.flat.iter().map(|&rank| &node(rank)[..prefix]).collect();

@@ -170,10 +170,20 @@ fn the_node_with_fewer_small_workers_is_emptied_for_a_large_one() {
         let claim = Claim { gpus: vec![format!("GPU-{node}-{gpu}").into()], ..Default::default() };
         cluster.claim(&node.into(), owners[index].clone(), claim);
     }
-    let running = Running { name: "job".into(), gang, owners, fixed: false };
+    let mut running = Running { name: "job".into(), gang, owners, fixed: false };
     let moved = replace(&cluster, &running, &every_node).unwrap();
     assert_eq!(moved.movers, [Placed { group: "small".into(), index: 2, node: "b".into() }]);
     assert!(moved.fewest);
+    // One that runs on a cordoned node stays there, though no new one could go there.
+    let mut cordoned = member(bridged("c", 4), &[("zone", "z"), ("rack", "r")]);
+    cordoned.standing = Standing::Cordoned;
+    cluster.upsert(cordoned);
+    cluster.claim(&"c".into(), "s3".into(), Claim { gpus: vec!["GPU-c-0".into()], ..Default::default() });
+    running.gang.groups[1].replicas = 4;
+    running.gang.placed.push(Placed { group: "small".into(), index: 3, node: "c".into() });
+    running.owners.push("s3".into());
+    let moved = replace(&cluster, &running, &every_node).unwrap();
+    assert_eq!(moved.movers, [Placed { group: "small".into(), index: 2, node: "b".into() }]);
 }
 
 #[test]

@@ -162,10 +162,10 @@ impl Search<'_> {
         let asks = &self.question.asks;
         let mut state = self.start.clone();
         let mut splits = vec![Split::new(); workers.len()];
-        // Leaders follow those that they lead.
+        // Balanced groups need room in many domains, so they come before others fill some; leaders follow those they lead.
         let leads = |group: usize| asks.iter().any(|ask| ask.led.as_ref().is_some_and(|led| led.by == group));
         let mut order = self.order.clone();
-        order.sort_by_key(|&group| leads(group));
+        order.sort_by_key(|&group| (leads(group), asks[group].group.balanced.is_none()));
         for group in order.into_iter().filter(|&group| workers[group] > 0) {
             let parts = self.parts(&state, candidate, group, workers, &splits)?;
             for (places, count) in parts {
