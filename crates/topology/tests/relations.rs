@@ -165,6 +165,41 @@ fn a_leader_that_runs_keeps_its_workers_near_and_the_other_way_round() {
 }
 
 #[test]
+fn a_leader_that_runs_keeps_the_whole_slice_of_its_workers_near() {
+    // Slices of four workers in one zone, each of two leaders with their two workers in one rack.
+    let mut cluster = zones_and_racks();
+    for (rack, nodes) in [("r0", 3), ("r1", 3), ("r2", 3), ("r3", 3), ("r4", 3), ("r5", 3), ("r6", 3), ("r7", 3)] {
+        let zone = if rack < "r4" { "z0" } else { "z1" };
+        for n in 0..nodes {
+            cluster.upsert(member(nvswitch8(&format!("{rack}-n{n}"), 18), &[("zone", zone), ("rack", rack)]));
+        }
+    }
+    let led = Relation::Leader { leader: "leader".into(), workers: "worker".into(), level: "rack".into() };
+    let mut gang = Gang {
+        groups: vec![Group::new("leader", 4, 1), Group::new("worker", 8, 8)],
+        relations: vec![led],
+        ..Default::default()
+    };
+    gang.groups[1].slices = vec![Slice { level: "zone".into(), size: 4 }];
+    // One leader of each slice runs in z0; nobody else does.
+    for (index, node) in [(0, "r0-n0"), (2, "r1-n0")] {
+        gang.placed.push(Placed { group: "leader".into(), index, node: node.into() });
+        let claim = Claim { gpus: vec![format!("GPU-{node}-0").into()], ..Default::default() };
+        cluster.claim(&node.into(), format!("l{index}").as_str().into(), claim);
+    }
+    let found = place(&cluster, &gang).unwrap();
+    check_relations(&cluster, &gang, &found);
+    assert!(nodes_of(&found, "worker").iter().all(|&node| node < "r4"), "{}", found.tree());
+    // With room for six of the eight in z0 there is no way: each slice has a leader there.
+    for node in ["r3-n0", "r3-n1", "r3-n2"] {
+        let gpus = (0..8).map(|i| format!("GPU-{node}-{i}").into()).collect();
+        cluster.claim(&node.into(), node.into(), Claim { gpus, ..Default::default() });
+    }
+    let Err(NoPlacement::NoRoom(why)) = place(&cluster, &gang) else { panic!("half a slice in each zone") };
+    assert!(why.proven);
+}
+
+#[test]
 fn groups_apart_share_no_rack_and_say_so_where_they_must() {
     let cluster = racks_of_h100(2, 2);
     let apart = Relation::Apart { groups: vec!["a".into(), "b".into()], level: "rack".into() };
