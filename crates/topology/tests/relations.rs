@@ -261,6 +261,15 @@ fn relations_that_nothing_can_keep_are_named() {
         &gang,
         "the relation \"a\" and \"a\" in different racks cannot hold: it takes two groups or more, each named once",
     );
+    gang.relations = vec![Relation::Apart { groups: vec!["a".into(), "b".into()], level: rack() }];
+    let at = |group: &str| Placed { group: group.into(), index: 0, node: "r0-n0".into() };
+    gang.placed = vec![at("a"), at("b")];
+    says(
+        &gang,
+        "the relation \"a\" and \"b\" in different racks cannot hold: workers of two of them run in one already: count some \
+         as failed",
+    );
+    gang.placed.clear();
     gang.relations = vec![Relation::Leader { leader: "a".into(), workers: "b".into(), level: rack() }];
     says(
         &gang,
@@ -418,6 +427,21 @@ fn a_ring_is_closed_by_a_good_wire_too() {
     let found = place(&cluster, &one_group(4, 1)).unwrap();
     let order: Vec<&str> = found.workers.iter().map(|w| &w.gpus[0].as_str()[6..]).collect();
     assert_eq!(order, ["0", "1", "3", "2"]);
+}
+
+#[test]
+fn the_best_ring_is_found_for_up_to_ten_gpus() {
+    // Each is linked to the next, and the first best to one across: to go there first breaks the ring.
+    let machine = node("n", 10, |a, b| match (a, b) {
+        (0, 5) => Wire::nvlink(5, Path::SameNuma),
+        _ if b == a + 1 || (a, b) == (0, 9) => Wire::nvlink(4, Path::SameNuma),
+        _ => Wire::over(Path::SameNuma),
+    });
+    let mut cluster = zones_and_racks();
+    cluster.upsert(member(machine, &[("rack", "r")]));
+    let found = place(&cluster, &one_group(10, 1)).unwrap();
+    let order: Vec<&str> = found.workers.iter().map(|w| &w.gpus[0].as_str()[6..]).collect();
+    assert_eq!(order, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
 }
 
 fn permutations(items: &mut Vec<usize>, from: usize, visit: &mut impl FnMut(&[usize])) {

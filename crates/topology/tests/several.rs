@@ -140,3 +140,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn racks_of_equal_nodes_are_told_apart_by_who_may_use_them() {
+    let cluster = machines::racks_of_h100(2, 2);
+    let gang = Gang {
+        groups: vec![Group::new("a", 1, 6), Group::new("b", 1, 5)],
+        required: Some("rack".into()),
+        ..Default::default()
+    };
+    // Either has room in r0, on the same node, but not both.
+    let ruled_out = |_: &Group, node: &NodeName| match node.as_str() {
+        "r0-n1" => Err(Exclusion::Taint { detail: "maintenance:NoSchedule".into() }),
+        _ => Ok(()),
+    };
+    let found = place_where(&cluster, &gang, &ruled_out).unwrap();
+    let nodes: Vec<&str> = found.workers.iter().map(|worker| worker.node.as_str()).collect();
+    assert_eq!(nodes, ["r1-n0", "r1-n1"]);
+    assert!(found.exact);
+}
