@@ -143,19 +143,24 @@ proptest! {
 
 #[test]
 fn racks_of_equal_nodes_are_told_apart_by_who_may_use_them() {
-    let cluster = machines::racks_of_h100(2, 2);
+    let mut cluster = machines::racks_of_h100(2, 2);
+    for rack in 0..2 {
+        let (node, owner) = (format!("r{rack}-n1"), format!("other-{rack}"));
+        let gpus = (0..2).map(|i| format!("GPU-{node}-{i}").into()).collect();
+        cluster.claim(&node.as_str().into(), owner.as_str().into(), Claim { gpus, ..Default::default() });
+    }
     let gang = Gang {
-        groups: vec![Group::new("a", 1, 6), Group::new("b", 1, 5)],
+        groups: vec![Group::new("a", 1, 6), Group::new("b", 1, 8)],
         required: Some("rack".into()),
         ..Default::default()
     };
-    // Either has room in r0, on the same node, but not both.
-    let ruled_out = |_: &Group, node: &NodeName| match node.as_str() {
-        "r0-n1" => Err(Exclusion::Taint { detail: "maintenance:NoSchedule".into() }),
+    // In r0 either has room, but only on the same node.
+    let ruled_out = |group: &Group, node: &NodeName| match (group.name.as_str(), node.as_str()) {
+        ("a", "r0-n1") => Err(Exclusion::Taint { detail: "maintenance:NoSchedule".into() }),
         _ => Ok(()),
     };
     let found = place_where(&cluster, &gang, &ruled_out).unwrap();
     let nodes: Vec<&str> = found.workers.iter().map(|worker| worker.node.as_str()).collect();
-    assert_eq!(nodes, ["r1-n0", "r1-n1"]);
+    assert_eq!(nodes, ["r1-n1", "r1-n0"]);
     assert!(found.exact);
 }
