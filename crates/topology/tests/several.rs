@@ -164,3 +164,18 @@ fn racks_of_equal_nodes_are_told_apart_by_who_may_use_them() {
     assert_eq!(nodes, ["r1-n1", "r1-n0"]);
     assert!(found.exact);
 }
+
+#[test]
+fn several_groups_open_no_idle_rack_where_a_begun_one_has_an_idle_node() {
+    let mut cluster = machines::zones_and_racks();
+    for (rack, node) in [("r0", "a"), ("r1", "b"), ("r1", "c")] {
+        cluster.upsert(machines::member(machines::nvswitch8(node, 18), &[("zone", "z"), ("rack", rack)]));
+    }
+    // All GPUs of b are taken: a and c have as many left, and only a's rack is idle.
+    let gpus = (0..8).map(|i| format!("GPU-b-{i}").into()).collect();
+    cluster.claim(&"b".into(), "other".into(), Claim { gpus, ..Default::default() });
+    let gang = Gang { groups: vec![Group::new("large", 1, 4), Group::new("small", 1, 2)], ..Default::default() };
+    let found = place(&cluster, &gang).unwrap();
+    assert!(found.workers.iter().all(|worker| worker.node == "c".into()), "{}", found.tree());
+    assert!(found.exact);
+}
