@@ -168,14 +168,21 @@ fn racks_of_equal_nodes_are_told_apart_by_who_may_use_them() {
 #[test]
 fn several_groups_open_no_idle_rack_where_a_begun_one_has_an_idle_node() {
     let mut cluster = machines::zones_and_racks();
-    for (rack, node) in [("r0", "a"), ("r1", "b"), ("r1", "c")] {
+    for (rack, node) in [("r0", "a"), ("r1", "b"), ("r1", "c"), ("r2", "d"), ("r2", "e")] {
         cluster.upsert(machines::member(machines::nvswitch8(node, 18), &[("zone", "z"), ("rack", rack)]));
     }
-    // All GPUs of b are taken: a and c have as many left, and only a's rack is idle.
-    let gpus = (0..8).map(|i| format!("GPU-b-{i}").into()).collect();
-    cluster.claim(&"b".into(), "other".into(), Claim { gpus, ..Default::default() });
-    let gang = Gang { groups: vec![Group::new("large", 1, 4), Group::new("small", 1, 2)], ..Default::default() };
+    // All GPUs of b and d are taken: a, c and e have as many left, and only a's rack is idle.
+    for node in ["b", "d"] {
+        let gpus = (0..8).map(|i| format!("GPU-{node}-{i}").into()).collect();
+        cluster.claim(&node.into(), node.into(), Claim { gpus, ..Default::default() });
+    }
+    let gang = Gang {
+        groups: vec![Group::new("large", 1, 4), Group::new("small", 1, 2)],
+        relations: vec![Relation::Apart { groups: vec!["large".into(), "small".into()], level: "rack".into() }],
+        ..Default::default()
+    };
     let found = place(&cluster, &gang).unwrap();
-    assert!(found.workers.iter().all(|worker| worker.node == "c".into()), "{}", found.tree());
+    let nodes: Vec<&str> = found.workers.iter().map(|worker| worker.node.as_str()).collect();
+    assert_eq!(nodes, ["c", "e"], "{}", found.tree());
     assert!(found.exact);
 }
