@@ -7,6 +7,7 @@ mod machines;
 use std::collections::{BTreeMap, BTreeSet};
 
 use brute::{check, clusters, domains, is_nvlinked, on_node};
+use machines::{member, node, nvswitch8, zones_and_racks};
 use proptest::prelude::*;
 use weft_topology::*;
 
@@ -243,4 +244,57 @@ proptest! {
         let best = brute_force(&cluster, &gang, &BTreeSet::new());
         compare(place(&cluster, &gang), best, &cluster, &gang)?;
     }
+}
+
+#[test]
+fn of_equal_nodes_the_first_of_the_first_zone_is_taken_also_where_it_comes_later_there() {
+    let mut cluster = zones_and_racks();
+    // As many free GPUs in each zone, not in the same numbers: the two do not look alike.
+    let racks = [
+        ("z0", "a", 4),
+        ("z0", "b", 4),
+        ("z0", "c", 4),
+        ("z0", "d", 0),
+        ("z1", "e", 0),
+        ("z1", "f", 2),
+        ("z1", "g", 2),
+    ];
+    for (zone, rack, taken) in racks {
+        cluster.upsert(member(nvswitch8(rack, 18), &[("zone", zone), ("rack", rack)]));
+        let gpus = (0..taken).map(|i| format!("GPU-{rack}-{i}").into()).collect();
+        cluster.claim(&rack.into(), rack.into(), Claim { gpus, ..Default::default() });
+    }
+    let gang = Gang { groups: vec![Group::new("worker", 1, 8)], ..Default::default() };
+    assert_eq!(place(&cluster, &gang).unwrap().workers[0].node, "d".into());
+}
+
+#[test]
+fn one_node_with_far_wires_comes_before_two_with_near_ones() {
+    let mut cluster = zones_and_racks();
+    let rack = [("zone", "z"), ("rack", "r")];
+    cluster.upsert(member(node("far", 8, |_, _| Wire::over(Path::CrossSocket)), &rack));
+    for name in ["near-1", "near-2"] {
+        cluster.upsert(member(node(name, 4, |_, _| Wire::nvswitch(18, Path::SameNuma)), &rack));
+    }
+    cluster.upsert(member(node("start", 2, |_, _| Wire::over(Path::SameNuma)), &rack));
+    let mut gang = Gang { groups: vec![Group::new("worker", 5, 2)], ..Default::default() };
+    // Also where a worker runs already, so that numbers of nodes are weighed and not bounded.
+    gang.placed = vec![Placed { group: "worker".into(), index: 0, node: "start".into() }];
+    let gpus = (0..2).map(|i| format!("GPU-start-{i}").into()).collect();
+    cluster.claim(&"start".into(), "first".into(), Claim { gpus, ..Default::default() });
+    let found = place(&cluster, &gang).unwrap();
+    assert!(found.workers.iter().all(|worker| worker.node == "far".into()), "{}", found.tree());
+    check(&cluster, &gang, &found);
+}
+
+#[test]
+fn workers_get_all_their_gpus_where_nothing_is_known_of_wires() {
+    let mut cluster = zones_and_racks();
+    cluster.upsert(member(node("n", 5, |_, _| Wire::over(Path::Unknown)), &[("zone", "z"), ("rack", "r")]));
+    cluster.claim(&"n".into(), "other".into(), Claim { gpus: vec!["GPU-n-0".into()], ..Default::default() });
+    let gang = Gang { groups: vec![Group::new("worker", 2, 2)], ..Default::default() };
+    let found = place(&cluster, &gang).unwrap();
+    let gpus: Vec<Vec<&str>> =
+        found.workers.iter().map(|worker| worker.gpus.iter().map(GpuUuid::as_str).collect()).collect();
+    assert_eq!(gpus, [["GPU-n-1", "GPU-n-2"], ["GPU-n-3", "GPU-n-4"]]);
 }

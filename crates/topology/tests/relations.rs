@@ -153,6 +153,50 @@ fn a_leader_that_runs_keeps_its_workers_near_and_the_other_way_round() {
     assert_eq!(nodes_of(&found, "leader"), ["r2-n2"]);
     assert_eq!(nodes_of(&found, "worker"), ["r0-n1", "r0-n2"]);
     check_relations(&busy, &gang, &found);
+    // With no worker there yet, those of the second leader go to it, though its rack comes first in order.
+    gang.placed.truncate(1);
+    busy.release(&"w0".into());
+    busy.release(&"w1".into());
+    let found = place(&busy, &gang).unwrap();
+    let rack =
+        |index: usize| &found.workers.iter().filter(|w| w.group == "worker").nth(index).unwrap().node.as_str()[..2];
+    assert_eq!((rack(2), rack(3)), ("r0", "r0"));
+    check_relations(&busy, &gang, &found);
+}
+
+#[test]
+fn a_leader_that_runs_keeps_the_whole_slice_of_its_workers_near() {
+    // Slices of four workers in one zone, each of two leaders with their two workers in one rack.
+    let mut cluster = zones_and_racks();
+    for (rack, nodes) in [("r0", 3), ("r1", 3), ("r2", 3), ("r3", 3), ("r4", 3), ("r5", 3), ("r6", 3), ("r7", 3)] {
+        let zone = if rack < "r4" { "z0" } else { "z1" };
+        for n in 0..nodes {
+            cluster.upsert(member(nvswitch8(&format!("{rack}-n{n}"), 18), &[("zone", zone), ("rack", rack)]));
+        }
+    }
+    let led = Relation::Leader { leader: "leader".into(), workers: "worker".into(), level: "rack".into() };
+    let mut gang = Gang {
+        groups: vec![Group::new("leader", 4, 1), Group::new("worker", 8, 8)],
+        relations: vec![led],
+        ..Default::default()
+    };
+    gang.groups[1].slices = vec![Slice { level: "zone".into(), size: 4 }];
+    // One leader of each slice runs in z0; nobody else does.
+    for (index, node) in [(0, "r0-n0"), (2, "r1-n0")] {
+        gang.placed.push(Placed { group: "leader".into(), index, node: node.into() });
+        let claim = Claim { gpus: vec![format!("GPU-{node}-0").into()], ..Default::default() };
+        cluster.claim(&node.into(), format!("l{index}").as_str().into(), claim);
+    }
+    let found = place(&cluster, &gang).unwrap();
+    check_relations(&cluster, &gang, &found);
+    assert!(nodes_of(&found, "worker").iter().all(|&node| node < "r4"), "{}", found.tree());
+    // With room for six of the eight in z0 there is no way: each slice has a leader there.
+    for node in ["r3-n0", "r3-n1", "r3-n2"] {
+        let gpus = (0..8).map(|i| format!("GPU-{node}-{i}").into()).collect();
+        cluster.claim(&node.into(), node.into(), Claim { gpus, ..Default::default() });
+    }
+    let Err(NoPlacement::NoRoom(why)) = place(&cluster, &gang) else { panic!("half a slice in each zone") };
+    assert!(why.proven);
 }
 
 #[test]
@@ -217,6 +261,15 @@ fn relations_that_nothing_can_keep_are_named() {
         &gang,
         "the relation \"a\" and \"a\" in different racks cannot hold: it takes two groups or more, each named once",
     );
+    gang.relations = vec![Relation::Apart { groups: vec!["a".into(), "b".into()], level: rack() }];
+    let at = |group: &str| Placed { group: group.into(), index: 0, node: "r0-n0".into() };
+    gang.placed = vec![at("a"), at("b")];
+    says(
+        &gang,
+        "the relation \"a\" and \"b\" in different racks cannot hold: workers of two of them run in one already: count some \
+         as failed",
+    );
+    gang.placed.clear();
     gang.relations = vec![Relation::Leader { leader: "a".into(), workers: "b".into(), level: rack() }];
     says(
         &gang,
@@ -275,6 +328,11 @@ fn beyond_its_size_the_search_still_places_and_says_what_it_did_not_prove() {
     check(&cluster, &balanced, &found);
     let counts = per_rack(&found, "worker");
     assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+    balanced.groups[0].balanced = Some(Balance { level: "rack".into(), most: Some(84) });
+    balanced.groups[1].replicas = 40;
+    let found = place(&cluster, &balanced).unwrap();
+    check_relations(&cluster, &balanced, &found);
+    assert_eq!(per_rack(&found, "worker").len(), 6, "four racks have room for all, but not with 84 in each at most");
     // GPUs for all, but no way is found, and the groups are too many to try all ways: that is not called impossible.
     for node in 1..16 {
         for rack in 0..6 {
@@ -329,6 +387,11 @@ fn workers_that_need_wires_get_them_or_the_reason() {
         gang.groups[0].joined_by = Some(Joined::Nvlink);
         place(&cluster, &gang).is_ok()
     };
+    // Which sets of one such group leave the most to another is not searched, and not claimed.
+    let mut two = one_group(1, 3);
+    two.groups.push(Group::new("other", 1, 3));
+    two.groups.iter_mut().for_each(|group| group.joined_by = Some(Joined::Nvlink));
+    assert!(!place(&cluster, &two).unwrap().exact);
     assert!(room(2, 4) && room(3, 2) && room(4, 2) && !room(3, 3) && !room(5, 1));
 }
 
@@ -351,6 +414,36 @@ fn ranks_go_around_each_node_along_its_best_wires() {
     assert!((0..8).all(|at| wiring.wire(order[at], order[(at + 1) % 8]).nvlinks > 0), "NVLink all the way round");
 }
 
+#[test]
+fn a_ring_is_closed_by_a_good_wire_too() {
+    // The best way from GPU 0 through all is 0,1,2,3, and its ends are hardly joined.
+    let links = [(0, 1, 4), (0, 2, 3), (0, 3, 1), (1, 2, 4), (1, 3, 3), (2, 3, 4)];
+    let machine = node("n", 4, |a, b| {
+        let link = links.iter().find(|link| (link.0, link.1) == (a, b)).unwrap();
+        Wire::nvlink(link.2, Path::SameNuma)
+    });
+    let mut cluster = zones_and_racks();
+    cluster.upsert(member(machine, &[("rack", "r")]));
+    let found = place(&cluster, &one_group(4, 1)).unwrap();
+    let order: Vec<&str> = found.workers.iter().map(|w| &w.gpus[0].as_str()[6..]).collect();
+    assert_eq!(order, ["0", "1", "3", "2"]);
+}
+
+#[test]
+fn the_best_ring_is_found_for_up_to_ten_gpus() {
+    // Each is linked to the next, and the first best to one across: to go there first breaks the ring.
+    let machine = node("n", 10, |a, b| match (a, b) {
+        (0, 5) => Wire::nvlink(5, Path::SameNuma),
+        _ if b == a + 1 || (a, b) == (0, 9) => Wire::nvlink(4, Path::SameNuma),
+        _ => Wire::over(Path::SameNuma),
+    });
+    let mut cluster = zones_and_racks();
+    cluster.upsert(member(machine, &[("rack", "r")]));
+    let found = place(&cluster, &one_group(10, 1)).unwrap();
+    let order: Vec<&str> = found.workers.iter().map(|w| &w.gpus[0].as_str()[6..]).collect();
+    assert_eq!(order, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+}
+
 fn permutations(items: &mut Vec<usize>, from: usize, visit: &mut impl FnMut(&[usize])) {
     if from == items.len() {
         return visit(items);
@@ -370,6 +463,7 @@ fn rings_enter_and_leave_every_domain_once() {
     let mut all = rings.flat.clone();
     all.sort_unstable();
     assert_eq!(all, (0..12).collect::<Vec<_>>());
+    assert_eq!(rings.flat, all, "in the order of ranks");
     let node = |rank: u32| found.workers.iter().find(|w| w.rank == rank).unwrap().node.as_str();
     for prefix in [2, 5] {
         let names: Vec<&str> = rings.flat.iter().map(|&rank| &node(rank)[..prefix]).collect();

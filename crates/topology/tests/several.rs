@@ -140,3 +140,49 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn racks_of_equal_nodes_are_told_apart_by_who_may_use_them() {
+    let mut cluster = machines::racks_of_h100(2, 2);
+    for rack in 0..2 {
+        let (node, owner) = (format!("r{rack}-n1"), format!("other-{rack}"));
+        let gpus = (0..2).map(|i| format!("GPU-{node}-{i}").into()).collect();
+        cluster.claim(&node.as_str().into(), owner.as_str().into(), Claim { gpus, ..Default::default() });
+    }
+    let gang = Gang {
+        groups: vec![Group::new("a", 1, 6), Group::new("b", 1, 8)],
+        required: Some("rack".into()),
+        ..Default::default()
+    };
+    // In r0 either has room, but only on the same node.
+    let ruled_out = |group: &Group, node: &NodeName| match (group.name.as_str(), node.as_str()) {
+        ("a", "r0-n1") => Err(Exclusion::Taint { detail: "maintenance:NoSchedule".into() }),
+        _ => Ok(()),
+    };
+    let found = place_where(&cluster, &gang, &ruled_out).unwrap();
+    let nodes: Vec<&str> = found.workers.iter().map(|worker| worker.node.as_str()).collect();
+    assert_eq!(nodes, ["r1-n1", "r1-n0"]);
+    assert!(found.exact);
+}
+
+#[test]
+fn several_groups_open_no_idle_rack_where_a_begun_one_has_an_idle_node() {
+    let mut cluster = machines::zones_and_racks();
+    for (rack, node) in [("r0", "a"), ("r1", "b"), ("r1", "c"), ("r2", "d"), ("r2", "e")] {
+        cluster.upsert(machines::member(machines::nvswitch8(node, 18), &[("zone", "z"), ("rack", rack)]));
+    }
+    // All GPUs of b and d are taken: a, c and e have as many left, and only a's rack is idle.
+    for node in ["b", "d"] {
+        let gpus = (0..8).map(|i| format!("GPU-{node}-{i}").into()).collect();
+        cluster.claim(&node.into(), node.into(), Claim { gpus, ..Default::default() });
+    }
+    let gang = Gang {
+        groups: vec![Group::new("large", 1, 4), Group::new("small", 1, 2)],
+        relations: vec![Relation::Apart { groups: vec!["large".into(), "small".into()], level: "rack".into() }],
+        ..Default::default()
+    };
+    let found = place(&cluster, &gang).unwrap();
+    let nodes: Vec<&str> = found.workers.iter().map(|worker| worker.node.as_str()).collect();
+    assert_eq!(nodes, ["c", "e"], "{}", found.tree());
+    assert!(found.exact);
+}

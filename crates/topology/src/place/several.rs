@@ -5,8 +5,10 @@
 //! If nothing runs yet and some domain of a level has room for all, the optimum lies in one such domain, as for one group:
 //! it uses one domain at that level and at each above, and gives every group there what it prefers, and nothing has less.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::ask::Question;
 use super::joint::{GaveUp, Joint, Rooms, Splits, Stay};
 use super::ranks::Place;
 use super::room::{Ask, State};
@@ -16,8 +18,9 @@ use super::terms::Layout;
 use crate::GpuSet;
 use crate::tree::{ROOT, Tree};
 
-/// Steps of the joint search for one question, some tens of milliseconds. Beyond, groups are placed one after the other.
-pub(super) const MOST_STEPS: u64 = 1_000_000;
+/// Steps of the joint search for one question: up to 25 ms of one core with eight GPUs to a node, 45 ms with sixteen. Beyond,
+/// groups are placed one after the other, which takes up to 25 ms more on 4,992 nodes.
+pub(super) const MOST_STEPS: u64 = 300_000;
 
 /// Candidate domains in which groups are placed one after the other before that gives up, too.
 const MOST_CANDIDATES: usize = 2_000;
@@ -35,12 +38,11 @@ impl Search<'_> {
         if outermost.is_none() || self.start.is_begun() {
             rounds.push(vec![Place::Domain(ROOT)]);
         }
-        let mut steps = MOST_STEPS;
         let mut gave_up = rooms.crossing;
         for mut candidates in rounds {
             candidates.retain(|&place| (0..workers.len()).all(|group| rooms.of(group, place) >= workers[group]));
             let mut best = None;
-            let complete = self.jointly(&rooms, &layout, &candidates, workers, &mut steps, &mut best);
+            let complete = self.jointly(&rooms, &layout, &candidates, workers, &mut best);
             if !complete {
                 gave_up = true;
                 // Where something runs, the root was the only candidate: go in from the outermost level that holds it all.
@@ -74,35 +76,47 @@ impl Search<'_> {
         layout: &Layout,
         candidates: &[Place],
         workers: &[u32],
-        steps: &mut u64,
         best: &mut Option<Splits>,
     ) -> bool {
         let stay = Stay::new();
         let (question, order) = (self.question, &self.order);
         let mut joint =
-            Joint::new(&self.start, question, &mut self.packer, rooms, layout, &stay, order, workers, *steps);
+            Joint::new(&self.start, question, &mut self.packer, rooms, layout, &stay, order, workers, self.steps);
         let need: u64 = gpus(&question.asks, workers);
-        let mut seen = std::collections::BTreeSet::new();
+        // Those that may be best first, until none left may be better.
+        let mut open: Vec<(Vec<i64>, usize, Place)> = Vec::new();
+        for (nth, &candidate) in candidates.iter().enumerate() {
+            if u64::from(free(&self.start, candidate)) >= need {
+                open.push((least(&self.start, question, layout, candidate, workers), nth, candidate));
+            }
+        }
+        open.sort_unstable();
+        let mut seen = BTreeSet::new();
+        let mut first = usize::MAX;
         let mut complete = true;
-        for &candidate in candidates {
-            let free = match candidate {
-                Place::Domain(id) => self.start.free_below(id),
-                Place::Seat(id) => self.start.free_on(id),
-            };
+        for (least, nth, candidate) in open {
+            if best.as_ref().is_some_and(|best| least > best.0) {
+                break;
+            }
             // Others like it come later in order, so they lose the tie.
-            if u64::from(free) < need || joint.signature(candidate).is_some_and(|signature| !seen.insert(signature)) {
+            if joint.signature(candidate).is_some_and(|signature| !seen.insert(signature)) {
                 continue;
             }
             match joint.solve(candidate) {
-                Ok(Some(found)) if best.as_ref().is_none_or(|best| found.0 < best.0) => *best = Some(found),
-                Ok(_) => {}
+                Ok(Some(found)) => {
+                    let better = |best: &Splits| (&found.0, nth) < (&best.0, first);
+                    if best.as_ref().is_none_or(better) {
+                        (*best, first) = (Some(found), nth);
+                    }
+                }
+                Ok(None) => {}
                 Err(GaveUp) => {
                     complete = false;
                     break;
                 }
             }
         }
-        *steps = joint.steps;
+        self.steps = joint.steps;
         self.packed_exactly &= joint.exact;
         complete
     }
@@ -129,12 +143,8 @@ impl Search<'_> {
     ) {
         let stay = Stay::new();
         let need = gpus(&self.question.asks, workers);
-        let free = |place: Place| match place {
-            Place::Domain(id) => self.start.free_below(id),
-            Place::Seat(id) => self.start.free_on(id),
-        };
-        let candidates: Vec<Place> =
-            candidates.iter().copied().filter(|&place| u64::from(free(place)) >= need).take(MOST_CANDIDATES).collect();
+        let roomy = candidates.iter().copied().filter(|&place| u64::from(free(&self.start, place)) >= need);
+        let candidates: Vec<Place> = roomy.take(MOST_CANDIDATES).collect();
         for candidate in candidates {
             let Some(splits) = self.one_by_one(candidate, workers) else { continue };
             let (question, order) = (self.question, &self.order);
@@ -152,16 +162,17 @@ impl Search<'_> {
         let asks = &self.question.asks;
         let mut state = self.start.clone();
         let mut splits = vec![Split::new(); workers.len()];
-        // Leaders follow those that they lead.
+        // Balanced groups need room in many domains, so they come before others fill some; leaders follow those they lead.
         let leads = |group: usize| asks.iter().any(|ask| ask.led.as_ref().is_some_and(|led| led.by == group));
         let mut order = self.order.clone();
-        order.sort_by_key(|&group| leads(group));
+        order.sort_by_key(|&group| (leads(group), asks[group].group.balanced.is_none()));
         for group in order.into_iter().filter(|&group| workers[group] > 0) {
             let parts = self.parts(&state, candidate, group, workers, &splits)?;
             for (places, count) in parts {
-                let rooms = self.rooms_of(&state, candidate, group, &splits);
+                // A balanced group has a part for each of many domains: then only what is below that one is looked at.
+                let top = if let [place] = places[..] { place } else { candidate };
+                let rooms = self.rooms_of(&state, top, group, &splits);
                 let ask = &asks[group];
-                let top = candidate;
                 let mut spread =
                     Spread::with_rooms(&state, ask, &mut self.packer, rooms, self.cluster.levels().len() + 1, top);
                 let (_, split) = spread.best(places, count)?;
@@ -200,7 +211,7 @@ impl Search<'_> {
         let led =
             asks.iter().enumerate().find_map(|(led, ask)| Some((led, ask.led.as_ref().filter(|l| l.by == group)?)));
         if let Some((led_group, led)) = led {
-            let mut counts = std::collections::BTreeMap::new();
+            let mut counts = BTreeMap::new();
             for &(seat, workers) in &splits[led_group] {
                 *counts.entry(Place::of(tree, seat, led.depth)).or_insert(0) += workers;
             }
@@ -212,7 +223,7 @@ impl Search<'_> {
         let Some(rule) = balanced else { return Some(vec![(places, workers[group])]) };
         let seats = self.rooms_of(state, candidate, group, splits);
         let unit = asks[group].slices.first().map_or(1, |&(_, size)| size);
-        let mut domains = std::collections::BTreeMap::new();
+        let mut domains = BTreeMap::new();
         for &place in &places {
             for (seat, &room) in seats.iter().enumerate().filter(|&(_, &room)| room > 0) {
                 if contains(tree, place, Place::Seat(seat as u32)) {
@@ -227,20 +238,28 @@ impl Search<'_> {
     }
 
     /// Room per seat for a group after what was given, none where others keep it away.
-    fn rooms_of(&self, state: &State<'_>, candidate: Place, group: usize, splits: &[Split]) -> Vec<u32> {
+    fn rooms_of(&self, state: &State<'_>, top: Place, group: usize, splits: &[Split]) -> Vec<u32> {
         let tree = state.tree;
         let mut rooms = vec![0; tree.seat_bound()];
-        let below = match candidate {
+        let below = match top {
             Place::Domain(id) => tree.seats_below(id),
             Place::Seat(id) => vec![id],
         };
+        // Where others are, or run, that each rule keeps the group away from.
+        let away: Vec<(usize, BTreeSet<Place>)> = self
+            .question
+            .rules
+            .aparts(group)
+            .map(|apart| {
+                let others = apart.groups.iter().filter(|&&other| other != group);
+                let placed =
+                    others.flat_map(|&other| &splits[other]).map(|&(seat, _)| Place::of(tree, seat, apart.depth));
+                let running = apart.running.iter().filter(|(_, groups)| groups.iter().any(|&other| other != group));
+                (apart.depth, placed.chain(running.map(|(&place, _)| place)).collect())
+            })
+            .collect();
         for seat in below {
-            let kept_away = self.question.rules.aparts(group).any(|apart| {
-                let at = Place::of(tree, seat, apart.depth);
-                let others = || apart.groups.iter().filter(|&&other| other != group);
-                others().any(|&other| splits[other].iter().any(|&(seat, _)| Place::of(tree, seat, apart.depth) == at))
-                    || others().any(|other| apart.running.get(&at).is_some_and(|running| running.contains(other)))
-            });
+            let kept_away = away.iter().any(|(depth, places)| places.contains(&Place::of(tree, seat, *depth)));
             if !kept_away {
                 rooms[seat as usize] = state.capacity(seat, &self.question.asks[group], self.eligible).unwrap_or(0);
             }
@@ -269,6 +288,61 @@ impl Search<'_> {
         let all_tried = self.start.tree.seats_below(ROOT).len() <= MOST_CANDIDATES;
         plain && nested && all_tried && !self.question.rules.relate && !self.start.is_begun()
     }
+}
+
+fn free(state: &State<'_>, place: Place) -> u32 {
+    match place {
+        Place::Domain(id) => state.free_below(id),
+        Place::Seat(id) => state.free_on(id),
+    }
+}
+
+/// What the objective of all workers at a place is at least: what is known of it and of the domains above without looking
+/// at how the workers are split below. Only where nothing runs.
+fn least(state: &State<'_>, question: &Question<'_>, layout: &Layout, place: Place, workers: &[u32]) -> Vec<i64> {
+    let tree = state.tree;
+    let host = layout.used.len() - 1;
+    let need = gpus(&question.asks, workers) as i64;
+    let mut cost = vec![0; layout.width];
+    layout.used.iter().for_each(|&at| cost[at] = 1);
+    let (depth, mut inner) = match place {
+        Place::Domain(id) => {
+            let mut free: Vec<u32> = tree.seats_below(id).into_iter().map(|seat| state.free_on(seat)).collect();
+            free.sort_unstable_by(|a, b| b.cmp(a));
+            let mut sum = 0;
+            let enough = free.iter().position(|&free| {
+                sum += i64::from(free);
+                sum >= need
+            });
+            cost[layout.used[host]] = enough.map_or(1, |at| at as i64 + 1);
+            (tree.domain(id).depth, id)
+        }
+        Place::Seat(id) => {
+            let left = i64::from(state.free_on(id)) - need;
+            cost[layout.opened[host]] = i64::from(state.seat_is_idle(id) && left > 0 && need > 0);
+            cost[layout.left[host]] = left;
+            (Some(host), tree.parent_of_seat(id))
+        }
+    };
+    for &(nth, at) in &layout.preferred {
+        cost[at] = i64::from(workers[question.rules.preferred[nth].group] > 0);
+    }
+    for &(nth, at) in &layout.balanced {
+        let rule = &question.rules.balanced[nth];
+        let all = i64::from(workers[rule.group]);
+        // All in one domain, or at best each in its own.
+        cost[at] = if depth.is_some_and(|depth| rule.depth <= depth) { all * all } else { all };
+    }
+    while let Some(at) = tree.domain(inner).depth {
+        let left = i64::from(state.free_below(inner)) - need;
+        cost[layout.opened[at]] = i64::from(state.domain_is_idle(inner) && left > 0 && need > 0);
+        cost[layout.left[at]] = left;
+        inner = tree.domain(inner).parent;
+    }
+    // The wires are not known, nor what they are worth.
+    cost[layout.wires] = i64::MIN;
+    cost[layout.worth] = i64::MIN;
+    cost
 }
 
 fn gpus(asks: &[Ask<'_>], workers: &[u32]) -> u64 {

@@ -9,6 +9,7 @@ use super::pack::{Packed, Packer};
 use super::ranks::{Place, assign_all};
 use super::rings::in_ring;
 use super::room::{Ask, State};
+use super::several::MOST_STEPS;
 use super::table::{Split, Spread, Terms, packed};
 use super::{Eligibility, Placement, Preference, Term, Worker, explain};
 use crate::gang::Gang;
@@ -72,6 +73,8 @@ pub(super) struct Search<'a> {
     pub(super) proven: bool,
     /// What places have room for, once it was asked for.
     pub(super) rooms: Option<Rc<Rooms>>,
+    /// What is left of the steps of searches over several groups.
+    pub(super) steps: u64,
     /// Whether all sets of GPUs on nodes were proven best, in searches over several groups.
     pub(super) packed_exactly: bool,
 }
@@ -99,6 +102,7 @@ impl<'a> Search<'a> {
             order,
             proven: true,
             rooms: None,
+            steps: MOST_STEPS,
             packed_exactly: true,
         }
     }
@@ -175,6 +179,8 @@ impl<'a> Search<'a> {
         if workers == full {
             return None;
         }
+        // For all of these attempts together, as much again as for all workers at once.
+        self.steps = MOST_STEPS;
         let mut found = self.attempt(&workers)?;
         for group in 0..full.len() {
             let unit = unit(&asks[group]);

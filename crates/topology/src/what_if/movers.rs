@@ -48,21 +48,15 @@ impl std::fmt::Display for Replacement {
 /// [`NoPlacement`] if there is no place even when all move.
 pub fn replace(cluster: &Cluster, running: &Running, eligible: Eligibility<'_>) -> Result<Replacement, NoPlacement> {
     let gang = &running.gang;
-    let placed = place_where(cluster, gang, eligible);
-    let mut proven = match placed {
+    // Whether it is proven that no set of up to `tried` movers does.
+    let (mut proven, mut tried) = match place_where(cluster, gang, eligible) {
         Ok(placement) => return Ok(Replacement { movers: Vec::new(), placement, fewest: true }),
-        Err(NoPlacement::NoRoom(why)) => why.proven,
+        Err(NoPlacement::NoRoom(why)) => (why.proven, 0),
         Err(invalid) => return Err(invalid),
     };
     let count = gang.placed.len();
     let everyone: Vec<usize> = (0..count).collect();
-    let mut attempt = |movers: &[usize]| {
-        let placed = without(cluster, running, eligible, movers);
-        if let Err(NoPlacement::NoRoom(why)) = &placed {
-            proven &= why.proven;
-        }
-        placed
-    };
+    let attempt = |movers: &[usize]| without(cluster, running, eligible, movers);
     let by_index = gang.groups.iter().any(|group| !group.slices.is_empty() || group.min.is_some())
         || gang.relations.iter().any(|relation| matches!(relation, Relation::Leader { .. }));
     if !by_index && let Some(movers) = counted(cluster, running, eligible) {
@@ -79,23 +73,29 @@ pub fn replace(cluster: &Cluster, running: &Running, eligible: Eligibility<'_>) 
         }
         left -= size_sets;
         let mut best: Option<(Vec<usize>, Placement)> = None;
+        // What is not known of sets of this size matters only if a larger one is taken.
+        let mut all_refused = true;
         each_set(count, size, &mut |movers| {
-            if let Ok(placement) = attempt(movers)
-                && best.as_ref().is_none_or(|(_, best)| better(&placement, best))
-            {
-                best = Some((movers.to_vec(), placement));
+            match attempt(movers) {
+                Ok(placement) if best.as_ref().is_none_or(|(_, best)| better(&placement, best)) => {
+                    best = Some((movers.to_vec(), placement));
+                }
+                Ok(_) => {}
+                Err(NoPlacement::NoRoom(why)) => all_refused &= why.proven,
+                Err(_) => {}
             }
             true
         });
         if let Some((movers, placement)) = best {
             return Ok(Replacement { movers: named(gang, &movers), placement, fewest: proven });
         }
+        proven &= all_refused;
+        tried = size;
     }
-    let placement = attempt(&everyone)?;
-    // Everyone may move; let those stay again who can, one after the other.
+    // Everyone may move; where that is not already the next number to try, let those stay again who can, one after the other.
+    let mut best = attempt(&everyone)?;
     let mut movers = everyone;
-    let mut best = placement;
-    if count <= MOST_ATTEMPTS as usize / 4 {
+    if tried + 1 < count && count <= MOST_ATTEMPTS as usize / 4 {
         for worker in 0..count {
             let fewer: Vec<usize> = movers.iter().copied().filter(|&mover| mover != worker).collect();
             if let Ok(placement) = attempt(&fewer) {
@@ -103,7 +103,7 @@ pub fn replace(cluster: &Cluster, running: &Running, eligible: Eligibility<'_>) 
             }
         }
     }
-    let fewest = proven && movers.len() <= 1;
+    let fewest = proven && movers.len() <= tried + 1;
     Ok(Replacement { movers: named(gang, &movers), placement: best, fewest })
 }
 
