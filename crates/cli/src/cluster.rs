@@ -16,6 +16,9 @@ use crate::world::World;
 /// Workers whose own events are asked for: the first few that do not run say what the others would.
 const PODS_WITH_EVENTS: usize = 4;
 
+/// What somebody without the right is told.
+const DENIED: &str = "; ask for the roles that docs/operator.md names under \"Rights\"";
+
 /// What is added to the name of a job that is only judged.
 const SIMULATED: &str = "-simulated";
 
@@ -72,14 +75,14 @@ impl Cluster {
         let job = match jobs.get_opt(name).await {
             Ok(Some(job)) => job,
             Ok(None) => {
-                // An API server without the CRD answers 404 as well; the list tells the two apart.
-                jobs.list(&ListParams::default().limit(1)).await.map_err(no_weft)?;
+                // An API server without the CRD may answer like one without the job; the list tells the two apart.
+                jobs.list(&ListParams::default().limit(1)).await.map_err(|error| told("cannot list GpuJobs", error))?;
                 bail!(
                     "there is no GpuJob {name} in namespace {}: `kubectl get gpujobs --all-namespaces` lists them",
                     self.namespace
                 );
             }
-            Err(error) => return Err(anyhow!(error).context(format!("cannot read GpuJob {name}"))),
+            Err(error) => return Err(told(&format!("cannot read GpuJob {name}"), error)),
         };
         let workers = job.status.iter().flat_map(|status| &status.workers);
         let waiting = workers
@@ -89,6 +92,9 @@ impl Cluster {
         for worker in waiting.take(PODS_WITH_EVENTS) {
             events.extend(self.events("Pod", &worker.pod).await?);
         }
+        // Not those of an earlier job of the name.
+        let made = job.creation_timestamp().map(|made| made.0);
+        events.retain(|event| crate::explain::last_seen(event) >= made);
         events.sort_by_key(crate::explain::last_seen);
         let on: Vec<_> = workers.filter_map(|worker| worker.node.as_deref()).collect();
         let gpu_nodes = if on.is_empty() {
@@ -112,14 +118,16 @@ impl Cluster {
     pub async fn world(&self) -> Result<World> {
         let NodesView { gpu_nodes, nodes, topology } = self.nodes().await?;
         let pods: Api<Pod> = Api::all(self.client.clone());
-        let pods = pods.list(&ListParams::default()).await.context("cannot list the pods of all namespaces")?.items;
+        let pods = pods.list(&ListParams::default()).await;
+        let pods = pods.map_err(|error| told("cannot list the pods of all namespaces", error))?.items;
         Ok(World { nodes, gpu_nodes, pods, levels: topology })
     }
 
     /// The jobs of all namespaces.
     pub async fn jobs(&self) -> Result<Vec<GpuJob>> {
         let api: Api<GpuJob> = Api::all(self.client.clone());
-        Ok(api.list(&ListParams::default()).await.map_err(no_weft)?.items)
+        let jobs = api.list(&ListParams::default()).await;
+        Ok(jobs.map_err(|error| told("cannot list the GpuJobs of all namespaces", error))?.items)
     }
 
     /// The job as the API server would take it, with its defaults; or what is wrong with it. Nothing is stored.
@@ -142,9 +150,10 @@ impl Cluster {
             Ok(job) => job,
             // Without the CRD the answer is 404 as well, but not about a namespace.
             Err(kube::Error::Api(status)) if status.code != 404 || status.message.starts_with("namespaces ") => {
-                bail!("the API server refuses {name}: {}", status.message.replace(&other, &name))
+                let denied = if status.code == 403 { DENIED } else { "" };
+                bail!("the API server refuses {name}: {}{denied}", status.message.replace(&other, &name))
             }
-            Err(error) => return Err(no_weft(error)),
+            Err(error) => return Err(told("cannot have the job judged", error)),
         };
         job.metadata.name = Some(name);
         Ok(job)
@@ -154,32 +163,37 @@ impl Cluster {
     pub async fn nodes(&self) -> Result<NodesView> {
         let topologies: Api<GpuTopology> = Api::all(self.client.clone());
         let gpu_nodes = self.gpu_nodes().await?;
-        let topology = topologies.get_opt(names::TOPOLOGY_NAME).await.map_err(no_weft)?;
+        let topology = topologies.get_opt(names::TOPOLOGY_NAME).await;
+        let topology = topology.map_err(|error| told("cannot read the GpuTopology", error))?;
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let nodes = nodes.list(&ListParams::default()).await.context("cannot list nodes")?.items;
+        let nodes = nodes.list(&ListParams::default()).await;
+        let nodes = nodes.map_err(|error| told("cannot list nodes", error))?.items;
         Ok(NodesView { gpu_nodes, nodes, topology: topology.map_or_else(GpuTopologySpec::fallback, |t| t.spec) })
     }
 
     async fn gpu_nodes(&self) -> Result<Vec<GpuNode>> {
         let api: Api<GpuNode> = Api::all(self.client.clone());
-        Ok(api.list(&ListParams::default()).await.map_err(no_weft)?.items)
+        let nodes = api.list(&ListParams::default()).await;
+        Ok(nodes.map_err(|error| told("cannot list GpuNodes", error))?.items)
     }
 
     async fn events(&self, kind: &str, name: &str) -> Result<Vec<Event>> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         let of = format!("involvedObject.kind={kind},involvedObject.name={name}");
         let list = api.list(&ListParams::default().fields(&of)).await;
-        Ok(list.with_context(|| format!("cannot list the events of {kind} {name}"))?.items)
+        Ok(list.map_err(|error| told(&format!("cannot list the events of {kind} {name}"), error))?.items)
     }
 }
 
-fn no_weft(error: kube::Error) -> anyhow::Error {
-    match &error {
-        kube::Error::Api(status) if status.code == 404 => {
-            anyhow!(
-                "this cluster does not know Weft's resources: install the chart, `helm install weft charts/weft -n weft-system --create-namespace`"
-            )
-        }
-        _ => anyhow!(error).context("cannot read Weft's resources"),
+/// An error as a sentence with the next step.
+fn told(what: &str, error: kube::Error) -> anyhow::Error {
+    match error {
+        // The name of a resource that is not known comes without a word about it.
+        kube::Error::Api(status) if status.code == 404 => anyhow!(
+            "this cluster does not know Weft's resources: install the chart, as docs/getting-started.md says under \"On a cluster of yours\""
+        ),
+        kube::Error::Api(status) if status.code == 403 => anyhow!("{what}: {}{DENIED}", status.message),
+        kube::Error::Api(status) => anyhow!("{what}: {}", status.message),
+        other => anyhow!(other).context(what.to_owned()),
     }
 }

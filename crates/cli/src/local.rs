@@ -50,7 +50,7 @@ fn find(beside: Option<&Path>, path: &OsString) -> anyhow::Result<PathBuf> {
     let folders = beside.map(Path::to_path_buf).into_iter().chain(env::split_paths(path));
     folders.map(|folder| folder.join(RUNTIME)).find(|file| file.is_file()).with_context(|| {
         format!(
-            "there is no {RUNTIME} beside this program or on PATH: build it with `cargo build --release -p {RUNTIME}`, \
+            "there is no {RUNTIME} beside this program or on PATH: build it with `cargo install --locked --path crates/runtime`, \
              or run the program as a GpuJob with `kubectl apply -f`"
         )
     })
@@ -66,7 +66,7 @@ mod tests {
         let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let path = other.path().as_os_str().to_owned();
         let missing = find(Some(own.path()), &path).unwrap_err().to_string();
-        assert!(missing.contains("cargo build"), "{missing}");
+        assert!(missing.contains("cargo install"), "{missing}");
 
         fs::write(other.path().join(RUNTIME), "").unwrap();
         assert_eq!(find(Some(own.path()), &path).unwrap(), other.path().join(RUNTIME));

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 use weft_topology::what_if::{Addition, place_on_empty, smallest_addition};
-use weft_topology::{Asked, Cluster, Group, Member, NoPlacement, NodeName, Placement, Situation};
+use weft_topology::{Asked, Cluster, Group, Member, NoPlacement, NodeName, Situation};
 
 use crate::Connection;
 use crate::cluster;
@@ -32,9 +32,12 @@ pub struct Simulate {
     /// standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Judge as if this job (NAMESPACE/NAME) had ended. Repeat it for several.
+    /// Judge as if this job (NAME, or NAMESPACE/NAME) had ended. Repeat it for several.
     #[arg(long, value_name = "JOB")]
     without: Vec<String>,
+    /// Also print the value of the placement term by term; docs/placement.md explains the terms under "Placing a gang".
+    #[arg(long)]
+    terms: bool,
     /// Write the cluster, the question and the answer to a file: for a bug report, or to change something and ask again.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -64,7 +67,7 @@ impl Simulate {
             let text = serde_yaml_ng::to_string(&situation).context("cannot write the situation as YAML")?;
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        crate::say(&render(&situation))?;
+        crate::say(&render(&situation, self.terms))?;
         let fits = situation.asked.iter().all(|asked| asked.placement.is_some());
         Ok(if fits { ExitCode::SUCCESS } else { ExitCode::from(NO_ROOM) })
     }
@@ -81,6 +84,11 @@ fn read(path: &Path) -> Result<String> {
 
 /// Takes a running job out of the situation.
 fn end(situation: &mut Situation, name: &str) -> Result<()> {
+    let asked = situation.asked.first().and_then(|asked| asked.name.split_once('/'));
+    let name = match asked {
+        Some((namespace, _)) if !name.contains('/') => &named(namespace, name),
+        _ => name,
+    };
     let Some(at) = situation.jobs.iter().position(|job| job.name == name) else {
         let jobs: Vec<&str> = situation.jobs.iter().map(|job| job.name.as_str()).collect();
         let known = if jobs.is_empty() { "no job runs".to_owned() } else { format!("those are {}", jobs.join(", ")) };
@@ -93,20 +101,21 @@ fn end(situation: &mut Situation, name: &str) -> Result<()> {
 }
 
 /// All answers in words.
-fn render(situation: &Situation) -> String {
+fn render(situation: &Situation, terms: bool) -> String {
     let mut text = String::new();
     for asked in &situation.asked {
         match (&asked.placement, &asked.no_placement) {
-            (Some(placement), _) => fits(&mut text, &asked.name, placement, &situation.cluster),
+            (Some(placement), _) => {
+                let _ = writeln!(text, "{} fits: {}", asked.name, placement.tree_on(&situation.cluster));
+                if terms {
+                    placement.terms.iter().for_each(|term| text += &format!("  {}: {}\n", term.name, term.value));
+                }
+            }
             (None, Some(why)) => no_room(&mut text, asked, why, &situation.cluster),
             (None, None) => {}
         }
     }
     text
-}
-
-fn fits(text: &mut String, name: &str, placement: &Placement, cluster: &Cluster) {
-    let _ = writeln!(text, "{name} fits: {}", placement.tree_on(cluster));
 }
 
 fn no_room(text: &mut String, asked: &Asked, why: &NoPlacement, cluster: &Cluster) {
@@ -121,8 +130,13 @@ fn no_room(text: &mut String, asked: &Asked, why: &NoPlacement, cluster: &Cluste
         Err(why) => writeln!(text, "Waiting does not help; if all other work ended: {why}"),
     };
     let admitted = |node: &NodeName| asked.gang.groups.iter().any(|group| rules.admit(group, node).is_ok());
-    let models = models(cluster, admitted).into_iter();
-    let additions = models.filter_map(|model| smallest_addition(cluster, &asked.gang, &eligible, &model).ok());
+    let models = models(cluster, admitted);
+    if models.is_empty() {
+        *text += "No node that it may use has GPUs: `kubectl get gpunodes` says what the agents found\n";
+        return;
+    }
+    let additions =
+        models.into_iter().filter_map(|model| smallest_addition(cluster, &asked.gang, &eligible, &model).ok());
     let _ = match additions.min_by_key(|addition| addition.nodes) {
         Some(addition) => writeln!(text, "{}", in_words(&addition)),
         None => writeln!(text, "More nodes like those that it may use would not make room either"),

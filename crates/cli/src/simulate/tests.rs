@@ -25,22 +25,22 @@ fn asked(job: &GpuJob, taken: bool) -> Situation {
 
 #[test]
 fn a_job_that_fits_is_shown_where() {
-    insta::assert_snapshot!(render(&asked(&job("gang", 2, "rack"), false)));
+    insta::assert_snapshot!(render(&asked(&job("gang", 2, "rack"), false), true));
 }
 
 #[test]
 fn a_job_that_waits_for_others_is_told_what_would_help() {
-    insta::assert_snapshot!(render(&asked(&job("gang", 2, "rack"), true)));
+    insta::assert_snapshot!(render(&asked(&job("gang", 2, "rack"), true), false));
 }
 
 #[test]
 fn a_job_for_which_the_cluster_is_too_small_is_told_how_many_nodes_more_it_takes() {
-    insta::assert_snapshot!(render(&asked(&job("gang", 4, "rack"), false)));
+    insta::assert_snapshot!(render(&asked(&job("gang", 4, "rack"), false), false));
 }
 
 #[test]
 fn nodes_that_a_selector_rules_out_are_no_model_for_more() {
-    insta::assert_snapshot!(render(&asked(&job("pinned", 1, "rack"), true)));
+    insta::assert_snapshot!(render(&asked(&job("pinned", 1, "rack"), true), false));
 }
 
 #[test]
@@ -61,7 +61,7 @@ status: {phase: Running}
     assert!(situation.asked[0].no_placement.is_some());
     let unknown = end(&mut situation, "default/gone").unwrap_err().to_string();
     assert_eq!(unknown, "--without default/gone: no job of that name holds GPUs (those are default/other)");
-    end(&mut situation, "default/other").unwrap();
+    end(&mut situation, "other").unwrap();
     situation.decide();
     assert!(situation.asked[0].placement.is_some());
     let unknown = end(&mut situation, "default/other").unwrap_err().to_string();
@@ -75,7 +75,7 @@ fn a_saved_situation_says_the_same_without_the_cluster() {
         let text = serde_yaml_ng::to_string(&live).unwrap();
         let mut saved = Situation::read(serde_yaml_ng::Deserializer::from_str(&text)).unwrap();
         saved.decide();
-        assert_eq!(render(&saved), render(&live));
+        assert_eq!(render(&saved, true), render(&live, true));
     }
 }
 

@@ -169,10 +169,9 @@ impl Placement {
 }
 
 impl Placement {
-    /// The same with the workers under the domains and nodes that they are in.
+    /// The sentence, and the workers under the domains and nodes that they are in.
     pub fn tree_on(&self, cluster: &Cluster) -> String {
         let mut lines = vec![self.to_string()];
-        lines.extend(self.terms.iter().map(|term| format!("  {}: {}", term.name, term.value)));
         let mut before: Vec<String> = Vec::new();
         let tree = cluster.tree();
         for worker in &self.workers {

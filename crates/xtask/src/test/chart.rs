@@ -110,7 +110,38 @@ fn install_upgrade_uninstall(cluster: &Cluster) -> Result<()> {
 
     helm("install", &chart, &[]).context("install over what an uninstall keeps")?;
     println!("    installed again over what was kept");
-    own_node_only(cluster)
+    own_node_only(cluster)?;
+    ordinary_roles(cluster)
+}
+
+/// Who may edit a namespace may make jobs there and sees no other's; who may view it reads them.
+fn ordinary_roles(cluster: &Cluster) -> Result<()> {
+    for role in ["edit", "view"] {
+        let user = format!("--user={role}or");
+        cluster.kubectl(&["create", "rolebinding", role, "--clusterrole", role, &user, "--namespace", "default"])?;
+    }
+    let can = |user: &str, verb: &str, what: &str, namespace: &str| -> Result<bool> {
+        let words = ["auth", "can-i", verb, what, "--as", user, "--namespace", namespace];
+        // Its exit status says the same, as an error.
+        Ok(cluster.kubectl_command()?.args(words).output()?.stdout.starts_with(b"yes"))
+    };
+    // The controller manager joins the roles within seconds.
+    let deadline = Instant::now() + POLICY_PATIENCE;
+    while !can("editor", "create", "gpujobs.weft.dev", "default")? {
+        ensure!(Instant::now() < deadline, "who may edit the namespace default may not create GpuJobs there");
+        std::thread::sleep(LOOK);
+    }
+    ensure!(can("viewor", "list", "gpujobs.weft.dev", "default")?, "who may view the namespace cannot read its jobs");
+    let wrong = [
+        ("viewor", "create", "gpujobs.weft.dev", "default"),
+        ("editor", "create", "gpujobs.weft.dev", "kube-system"),
+        ("editor", "list", "gpunodes.weft.dev", "default"),
+    ];
+    for (user, verb, what, namespace) in wrong {
+        ensure!(!can(user, verb, what, namespace)?, "{user} may {verb} {what} in {namespace}");
+    }
+    println!("    the roles view and edit cover GpuJobs, in their namespace alone");
+    Ok(())
 }
 
 /// The agent's identity may write the GpuNode of its own node and no other.
