@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 use weft_topology::what_if::{Addition, place_on_empty, smallest_addition};
-use weft_topology::{Asked, Cluster, Group, Member, NoPlacement, NodeName, Situation};
+use weft_topology::{Asked, Cluster, Group, Member, NoPlacement, NodeName, Seat, Situation, Standing};
 
 use crate::Connection;
 use crate::cluster;
@@ -129,7 +129,8 @@ fn no_room(text: &mut String, asked: &Asked, why: &NoPlacement, cluster: &Cluste
         Ok(placement) => writeln!(text, "If all other work ended it would fit: {placement}"),
         Err(why) => writeln!(text, "Waiting does not help; if all other work ended: {why}"),
     };
-    let admitted = |node: &NodeName| asked.gang.groups.iter().any(|group| rules.admit(group, node).is_ok());
+    // Added nodes are taken as open to all groups, so their model has to be.
+    let admitted = |node: &NodeName| asked.gang.groups.iter().all(|group| rules.admit(group, node).is_ok());
     let models = models(cluster, admitted);
     if models.is_empty() {
         *text += "No node that it may use has GPUs: `kubectl get gpunodes` says what the agents found\n";
@@ -143,11 +144,12 @@ fn no_room(text: &mut String, asked: &Asked, why: &NoPlacement, cluster: &Cluste
     };
 }
 
-/// The first node by name of each kind of hardware, of those that are admitted.
+/// A node of each kind of hardware, of those that are admitted: the one in the best state, and as if it had just joined.
 fn models(cluster: &Cluster, admitted: impl Fn(&NodeName) -> bool) -> Vec<Member> {
     let mut members: Vec<Member> = Vec::new();
     let mut seats: Vec<_> = cluster.nodes().filter(|seat| admitted(seat.name())).collect();
-    seats.sort_by_key(|seat| seat.name());
+    let sick = |seat: &Seat| seat.member.node.gpus().len() - seat.member.node.healthy().len();
+    seats.sort_by_key(|seat| (seat.member.standing != Standing::Ready, sick(seat), seat.name()));
     for seat in seats {
         let node = &seat.member.node;
         let kind = |other: &Member| {
@@ -159,7 +161,7 @@ fn models(cluster: &Cluster, admitted: impl Fn(&NodeName) -> bool) -> Vec<Member
             && !members.iter().any(kind)
             && let Some(member) = cluster.member(seat.name())
         {
-            members.push(member);
+            members.push(Member { standing: Standing::Ready, ..member });
         }
     }
     members

@@ -361,7 +361,7 @@ impl Controller {
         }
         let again = created(&decision.actions).into_iter().filter(|pod| self.index.assumed(pod).is_some()).collect();
         for (pod, node, claim) in decision.assume {
-            self.index.assume(pod, node, claim);
+            self.index.assume(&key, &uid, pod, node, claim);
         }
         let changed = decision.status != state.status || state.unsure;
         if !changed && decision.actions.is_empty() {
@@ -403,6 +403,11 @@ impl Controller {
         // In a burst a batch waits long for its turn. What it sent is to be seen so much later, and is sent again so much later.
         let sent = state.memo.sent.values_mut().chain(state.memo.asked.values_mut());
         sent.filter(|at| state.decided == Some(**at)).for_each(|at| *at = now);
+        if outcome.gone {
+            // The watch is going to say so.
+            state.wake = Some(now + LONGEST_RETRY);
+            return;
+        }
         if let Some(status) = outcome.status {
             state.status = status;
             state.unsure = false;

@@ -1,15 +1,21 @@
 //! What is wrong with a job beyond what its definition can say: each answer a sentence that names the field.
 
-use crate::worker_pod;
+use crate::worker_pod::{self, RuntimeImage};
 use weft_api::{GpuJob, GpuTopologySpec};
 
 /// Longest list of host names that a container's environment holds: Linux limits one variable to 128 KiB.
 const LONGEST_HOSTS_BYTES: usize = 120 << 10;
 
-/// The first thing wrong with the job by itself.
-pub fn job(job: &GpuJob, settings: &crate::reconcile::Settings) -> Option<String> {
+/// What is wrong with the job by itself: of a program all, else the first.
+pub fn job(job: &GpuJob, runtime: &RuntimeImage) -> Option<String> {
+    if let Some(program) = &job.spec.program
+        && let Err(problems) = weft_program::validate(program)
+    {
+        let all: Vec<String> = problems.iter().map(|problem| format!("spec.{problem}")).collect();
+        return Some(all.join("; "));
+    }
     for group in 0..job.spec.groups.len() {
-        if let Err(error) = worker_pod::base_spec(job, group, &settings.runtime) {
+        if let Err(error) = worker_pod::base_spec(job, group, runtime) {
             return Some(error.to_string());
         }
     }

@@ -74,6 +74,8 @@ pub struct Outcome {
     pub status: Option<GpuJobStatus>,
     /// It is not known whether the status was written.
     pub status_unknown: bool,
+    /// The job is gone: it needs nothing more.
+    pub gone: bool,
     /// The generation of the job that it was decided for.
     pub generation: Option<i64>,
     /// What the API server says about the templates of that generation, if it was asked.
@@ -141,9 +143,9 @@ impl Writer {
         if let Some(status) = batch.status {
             if let Err(error) = self.write_status(&batch.key, &batch.uid, &status).await {
                 outcome.not_sent = created(&batch.actions);
-                outcome.status_unknown = true;
-                // A job that is gone needs nothing more.
-                outcome.trouble = (!is(&error, 404)).then(|| format!("cannot write the status: {error}"));
+                outcome.gone = is(&error, 404);
+                outcome.status_unknown = !outcome.gone;
+                outcome.trouble = (!outcome.gone).then(|| format!("cannot write the status: {error}"));
                 return outcome;
             }
             outcome.status = Some(status);
@@ -360,8 +362,9 @@ impl Writer {
             return Err(kube::Error::Service("this operator is not the leader any more".into()));
         }
         let result = self.in_time(request).await;
-        // That the object is there, or is not, is an answer and no failure.
-        self.metrics.wrote(write, result.as_ref().map_or_else(|error| is(error, 409) || is(error, 404), |()| true));
+        // That the object is there, or is gone as it should be, is an answer and no failure.
+        let answered = |error| is(error, 409) || (is(error, 404) && write == "delete_pod");
+        self.metrics.wrote(write, result.as_ref().map_or_else(answered, |()| true));
         result
     }
 

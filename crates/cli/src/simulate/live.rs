@@ -6,6 +6,7 @@ use serde_json::Value;
 use weft_api::GpuJob;
 use weft_operator::ask::Ask;
 use weft_operator::index::{Index, JobKey, worker_key};
+use weft_operator::validate;
 use weft_topology::what_if::Running;
 use weft_topology::{Asked, Placed, Situation, Verdict};
 
@@ -23,7 +24,10 @@ pub async fn situation(cluster: &Cluster, manifest: Value) -> Result<Situation> 
 /// The situation in which `job` is asked about.
 pub(super) fn of(job: &GpuJob, jobs: &[GpuJob], index: &Index) -> Result<Situation> {
     let name = named(&job.namespace().unwrap_or_default(), &job.name_any());
-    if let Some(why) = weft_operator::validate::levels(job, index.levels()) {
+    if let Some(why) = validate::job(job, &any_image()) {
+        return Err(anyhow!(why));
+    }
+    if let Some(why) = validate::levels(job, index.levels()) {
         return Err(anyhow!(why));
     }
     let ask = Ask::of(job, &any_image())?;

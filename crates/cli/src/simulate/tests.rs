@@ -84,3 +84,24 @@ fn a_level_that_there_is_not_is_named_with_those_that_there_are() {
     let error = live::of(&job("gang", 1, "row"), &[], &world(false).index()).unwrap_err().to_string();
     assert!(error.starts_with("spec.topology.required: there is no level \"row\"; the levels"), "{error}");
 }
+
+#[test]
+fn a_cordoned_node_is_a_model_for_nodes_that_are_not() {
+    let mut world = world(true);
+    for node in &mut world.nodes {
+        node.spec.get_or_insert_default().unschedulable = Some(true);
+    }
+    let mut situation = live::of(&job("gang", 1, "rack"), &[], &world.index()).unwrap();
+    situation.decide();
+    let said = render(&situation, false);
+    assert!(said.contains("1 more node like n1 (2 × NVIDIA H100) would make room"), "{said}");
+}
+
+#[test]
+fn a_job_that_the_operator_would_refuse_is_refused() {
+    let mut job = job("gang", 1, "rack");
+    job.spec.groups[0].name = "g".repeat(60);
+    job.spec.groups[0].replicas = 5000;
+    let error = live::of(&job, &[], &world(false).index()).unwrap_err().to_string();
+    assert!(error.starts_with("spec.groups: the host names of 5000 workers"), "{error}");
+}

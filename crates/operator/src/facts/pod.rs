@@ -24,6 +24,11 @@ impl PodKey {
     pub fn owner(&self) -> Owner {
         self.to_string().into()
     }
+
+    /// The name under which those of the pod are noted that is to come under this name, beside one that may be there.
+    pub fn awaited_owner(&self) -> Owner {
+        format!("{self} (awaited)").into()
+    }
 }
 
 impl fmt::Display for PodKey {

@@ -59,6 +59,16 @@ impl Touched {
     }
 }
 
+/// A pod that is decided on and not seen yet.
+#[derive(Clone, Debug)]
+struct Assumed {
+    job: JobKey,
+    /// Of that job: a pod of an earlier one of the name is another pod.
+    job_uid: String,
+    node: String,
+    claim: Claim,
+}
+
 /// A job, or why it cannot be read.
 #[derive(Clone, Debug)]
 pub struct JobEntry {
@@ -85,7 +95,9 @@ pub struct Index {
     by_node: HashMap<String, BTreeSet<PodKey>>,
     /// Which GPUs a pod holds, as its node reports.
     held: HashMap<PodKey, Vec<String>>,
-    assumed: HashMap<PodKey, (String, Claim)>,
+    assumed: HashMap<PodKey, Assumed>,
+    /// Assumed pods by the job's name.
+    awaited: HashMap<JobKey, BTreeSet<PodKey>>,
     jobs: BTreeMap<JobKey, JobEntry>,
     outages: Outages,
     /// Nodes or reports came, went or changed since the outages were counted.
@@ -107,6 +119,7 @@ impl Default for Index {
             by_node: HashMap::new(),
             held: HashMap::new(),
             assumed: HashMap::new(),
+            awaited: HashMap::new(),
             jobs: BTreeMap::new(),
             outages: Outages::default(),
             nodes_changed: false,
@@ -147,26 +160,25 @@ impl Index {
     /// A job as it is now; `Err` holds why it cannot be read.
     pub fn apply_job(&mut self, key: JobKey, entry: JobEntry) -> Touched {
         let uid = entry.uid.clone();
-        if let Some(earlier) = self.jobs.insert(key.clone(), entry).filter(|earlier| earlier.uid != uid) {
-            self.forget_workers(&key, &earlier);
+        if self.jobs.insert(key.clone(), entry).is_some_and(|earlier| earlier.uid != uid) {
+            self.forget_workers(&key);
         }
         Touched::job(key)
     }
 
     /// A job is gone.
     pub fn delete_job(&mut self, key: &JobKey) -> Touched {
-        let Some(gone) = self.jobs.remove(key) else { return Touched::NOTHING };
-        self.forget_workers(key, &gone);
+        if self.jobs.remove(key).is_none() {
+            return Touched::NOTHING;
+        }
+        self.forget_workers(key);
         Touched { jobs: [key.clone()].into(), room: true }
     }
 
     /// Takes back what is assumed for a job that is gone, and for no other whose name begins as its does.
-    fn forget_workers(&mut self, key: &JobKey, gone: &JobEntry) {
-        let Ok(job) = &gone.job else { return };
-        for group in &job.spec.groups {
-            for index in 0..group.replicas {
-                self.forget(&worker_key(key, &group.name, index));
-            }
+    fn forget_workers(&mut self, key: &JobKey) {
+        for pod in self.awaited.get(key).cloned().unwrap_or_default() {
+            self.forget(&pod);
         }
     }
 

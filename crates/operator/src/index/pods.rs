@@ -1,6 +1,6 @@
 //! Pods, those that are there and those that are decided on: whose they are, where, and what they claim.
 
-use super::{Index, JobKey, Touched};
+use super::{Assumed, Index, JobKey, Touched};
 use crate::facts::{PodFacts, PodKey};
 use std::collections::HashMap;
 use weft_topology::{Claim, NodeName, Resources};
@@ -33,28 +33,43 @@ impl Index {
 
     /// Node and claim of a pod that is decided on and not seen yet.
     pub fn assumed(&self, pod: &PodKey) -> Option<(&str, &Claim)> {
-        self.assumed.get(pod).map(|(node, claim)| (node.as_str(), claim))
+        self.assumed.get(pod).map(|assumed| (assumed.node.as_str(), &assumed.claim))
+    }
+
+    /// The pods that are decided on for a job and not seen yet.
+    pub fn assumed_of(&self, job: &JobKey) -> impl Iterator<Item = &PodKey> {
+        self.awaited.get(job).into_iter().flatten()
     }
 
     /// Notes a pod that is about to be created: its claim counts from now, until the pod itself is seen or [`Self::forget`].
-    pub fn assume(&mut self, pod: PodKey, node: String, claim: Claim) {
-        self.assumed.insert(pod.clone(), (node, claim));
+    pub fn assume(&mut self, job: &JobKey, job_uid: &str, pod: PodKey, node: String, claim: Claim) {
+        self.forget(&pod);
+        let assumed = Assumed { job: job.clone(), job_uid: job_uid.to_owned(), node, claim };
+        self.assumed.insert(pod.clone(), assumed);
+        self.awaited.entry(job.clone()).or_default().insert(pod.clone());
         self.reclaim(&pod);
     }
 
     /// Takes an assumption back, because the pod will not be created. False if there was none.
     pub fn forget(&mut self, pod: &PodKey) -> bool {
-        let there = self.assumed.remove(pod).is_some();
-        if there {
-            self.reclaim(pod);
+        let Some(assumed) = self.assumed.remove(pod) else { return false };
+        if let Some(pods) = self.awaited.get_mut(&assumed.job) {
+            pods.remove(pod);
+            if pods.is_empty() {
+                self.awaited.remove(&assumed.job);
+            }
         }
-        there
+        self.reclaim(pod);
+        true
     }
 
     /// A pod as it is now.
     pub fn apply_pod(&mut self, pod: PodFacts) -> Touched {
         let key = pod.key.clone();
-        let was_assumed = self.assumed.remove(&key).is_some();
+        // A pod of an earlier job of the name, or a stranger's, says nothing of the one that is awaited.
+        let awaited = self.assumed.get(&key).zip(pod.worker.as_ref());
+        let is_it = awaited.is_some_and(|(assumed, worker)| assumed.job_uid == worker.job_uid);
+        let was_assumed = is_it && self.forget(&key);
         if self.pod(&key) == Some(&pod) && !was_assumed {
             return Touched::NOTHING;
         }
@@ -179,17 +194,16 @@ impl Index {
 
     /// Notes in the model what a pod claims now, in place of what it claimed before.
     pub(super) fn reclaim(&mut self, key: &PodKey) {
-        let pod = self.pod(key);
-        let claim = match (self.assumed.get(key), pod) {
-            (Some((node, claim)), _) => Some((node.clone(), claim.clone())),
-            // What has ended holds nothing: the kubelet gives its devices to the next pod that asks.
-            (None, Some(pod)) if !pod.is_over() => self.node_of(pod).map(|node| (node, self.claim_of(pod))),
-            _ => None,
-        };
-        match claim {
-            Some((node, claim)) => self.cluster.claim(&NodeName::from(node), key.owner(), claim),
-            None => {
-                self.cluster.release(&key.owner());
+        // What has ended holds nothing: the kubelet gives its devices to the next pod that asks.
+        let pod = self.pod(key).filter(|pod| !pod.is_over());
+        let held = pod.and_then(|pod| Some((self.node_of(pod)?, self.claim_of(pod))));
+        let awaited = self.assumed.get(key).map(|assumed| (assumed.node.clone(), assumed.claim.clone()));
+        for (owner, claim) in [(key.owner(), held), (key.awaited_owner(), awaited)] {
+            match claim {
+                Some((node, claim)) => self.cluster.claim(&NodeName::from(node), owner, claim),
+                None => {
+                    self.cluster.release(&owner);
+                }
             }
         }
     }

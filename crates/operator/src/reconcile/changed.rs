@@ -24,9 +24,12 @@ impl Work<'_> {
         }
         let workers = &self.decision.status.workers;
         let attempts: HashMap<&str, u32> = workers.iter().map(|worker| (worker.pod.as_str(), worker.attempt)).collect();
+        let members = self.members();
         others.any(|pod| {
-            let wanted = attempts.get(pod.key.name.as_str()).copied().unwrap_or(0);
-            pod.worker.as_ref().is_some_and(|worker| worker.attempt == wanted)
+            // One that is no worker of the job any more is on its way out, too.
+            let is_member = || members.iter().any(|member| member.pod == pod.key.name).then_some(0);
+            let wanted = attempts.get(pod.key.name.as_str()).copied().or_else(is_member);
+            pod.worker.as_ref().is_some_and(|worker| Some(worker.attempt) == wanted)
         })
     }
 

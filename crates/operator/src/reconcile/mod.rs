@@ -242,7 +242,8 @@ impl Work<'_> {
         if changed {
             self.forget_start();
         }
-        if self.has_unknown_verdict() {
+        // To stop takes no verdict.
+        if self.has_unknown_verdict() && !(self.job.spec.suspend && changed) {
             self.report_waiting_for_verdict();
             return self.decision.actions.push(Action::ProbeTemplates);
         }
@@ -288,14 +289,7 @@ impl Work<'_> {
 
     /// What is wrong with the job itself.
     fn wrong(&self) -> Option<(Reason, String)> {
-        let spec = &self.job.spec;
-        if let Some(program) = &spec.program
-            && let Err(problems) = weft_program::validate(program)
-        {
-            let all: Vec<String> = problems.iter().map(|problem| format!("spec.{problem}")).collect();
-            return Some((Reason::Invalid, all.join("; ")));
-        }
-        if let Some(message) = crate::validate::job(self.job, self.settings) {
+        if let Some(message) = crate::validate::job(self.job, &self.settings.runtime) {
             return Some((Reason::Invalid, message));
         }
         match &self.memo.verdict {
@@ -316,11 +310,13 @@ impl Work<'_> {
     fn suspend(&mut self) {
         let first = self.decision.status.phase != Phase::Suspended;
         for slot in 0..self.slots.len() {
-            if self.slots[slot].pod.is_some() || self.slots[slot].assumed {
+            if self.slots[slot].is_live() {
                 self.restart(slot, None, None);
+                self.slots[slot].assumed = false;
             }
             self.slots[slot].state.phase = Default::default();
         }
+        self.await_nobody();
         self.remove_outdated();
         self.forget_start();
         if first {
@@ -336,8 +332,15 @@ impl Work<'_> {
         }
     }
 
+    /// What was asked for and is not there holds nothing more. If it comes after all, it is deleted when it is seen.
+    fn await_nobody(&mut self) {
+        self.decision.assume.clear();
+        self.decision.void.extend(self.index.assumed_of(self.key).cloned());
+    }
+
     /// A job that has ended keeps its ended pods, for their logs, until it is deleted itself.
     fn after_the_end(&mut self) {
+        self.await_nobody();
         let uid = self.job.metadata.uid.as_deref().unwrap_or_default();
         for pod in self.index.pods_of(self.key, uid).filter(|pod| !pod.is_over()) {
             self.delete(pod);

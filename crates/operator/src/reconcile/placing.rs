@@ -99,12 +99,15 @@ impl Work<'_> {
         }
         self.decision.actions.push(Action::EnsureSupport);
         for at in waiting {
-            let node = self.slots[at].state.node.as_deref().and_then(|node| self.index.node(node));
-            if node.is_some_and(|node| node.hostname().is_some()) {
+            let node = self.index.assumed(&self.slots[at].key).and_then(|(node, _)| self.index.node(node));
+            if node.is_none_or(|node| node.hostname().is_none()) {
+                // Its node went in the meantime: the next look places it anew.
+                self.decision.void.push(self.slots[at].key.clone());
+                self.wake_at(self.now);
+            } else if self.slots[at].state.node.is_some() {
                 self.create(at, &members);
             } else {
-                // Its node went in the meantime, or its place was taken back: the next look places it anew.
-                self.decision.void.push(self.slots[at].key.clone());
+                // Started anew just now, while it may be there: the next look asks for it where it was to be.
                 self.wake_at(self.now);
             }
         }

@@ -4,6 +4,7 @@ use super::Work;
 use crate::facts::{PodFacts, PodKey, PodLife};
 use crate::index;
 use crate::worker_pod::Member;
+use std::collections::HashSet;
 use weft_api::job::{WorkerPhase, WorkerStatus};
 
 /// A worker.
@@ -90,6 +91,12 @@ impl<'a> Work<'a> {
             let mut slot = Slot { member, key, state, pod, outdated, name_taken, assumed };
             self.observe(&mut slot);
             self.slots.push(slot);
+        }
+        // Of groups that the job had before a change.
+        let mut awaited = self.index.assumed_of(self.key).peekable();
+        if awaited.peek().is_some() {
+            let slots: HashSet<&PodKey> = self.slots.iter().map(|slot| &slot.key).collect();
+            self.decision.void.extend(awaited.filter(|pod| !slots.contains(pod)).cloned());
         }
     }
 

@@ -9,6 +9,7 @@ mod operators;
 mod people;
 mod starts;
 mod storm;
+mod unanswered;
 mod world;
 
 use world::World;

@@ -28,6 +28,11 @@ enum Event {
     Healthy(usize, usize, bool),
     Submit(u32, u32, bool),
     DeleteJob(usize),
+    Suspend(usize, bool),
+    /// A suspended job is changed: so many workers.
+    Resize(usize, u32),
+    /// Creations never get there, or they do again.
+    Vanish(bool),
     /// A container of a worker ends with an error.
     End(usize),
     /// Somebody deletes a pod.
@@ -49,6 +54,9 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0usize..3, 0usize..4, prop::bool::weighted(0.6)).prop_map(|(n, gpu, healthy)| Event::Healthy(n, gpu, healthy)),
         3 => (1u32..4, 1u32..5, any::<bool>()).prop_map(|(workers, gpus, whole)| Event::Submit(workers, gpus, whole)),
         1 => (0usize..6).prop_map(Event::DeleteJob),
+        2 => (0usize..6, any::<bool>()).prop_map(|(job, suspend)| Event::Suspend(job, suspend)),
+        1 => (0usize..6, 1u32..4).prop_map(|(job, workers)| Event::Resize(job, workers)),
+        2 => prop::bool::weighted(0.3).prop_map(Event::Vanish),
         1 => (0usize..8).prop_map(Event::End),
         1 => (0usize..8).prop_map(Event::DeletePod),
         1 => Just(Event::Restart),
@@ -56,7 +64,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// No GPU is planned for two pods that have not ended.
-fn check(world: &World) -> Result<(), TestCaseError> {
+pub fn check(world: &World) -> Result<(), TestCaseError> {
     let mut planned: BTreeMap<String, &PodKey> = BTreeMap::new();
     for (key, pod) in &world.pods {
         let facts = PodFacts::of(pod.clone());
@@ -101,6 +109,21 @@ fn befall(world: &mut World, event: Event, jobs: &mut Vec<String>) {
                 world.delete_job(&jobs.remove(at));
             }
         }
+        Event::Suspend(at, suspend) => {
+            if let Some(job) = jobs.get(at) {
+                world.change_job(job, |job| job.spec.suspend = suspend);
+            }
+        }
+        Event::Resize(at, workers) => {
+            if let Some(job) = jobs.get(at) {
+                world.change_job(job, |job| {
+                    if job.spec.suspend {
+                        job.spec.groups[0].replicas = workers;
+                    }
+                });
+            }
+        }
+        Event::Vanish(vanish) => world.creations_vanish = vanish,
         Event::End(at) => {
             if let Some(pod) = nth(world, at)
                 && world.is_running(&pod)
@@ -131,6 +154,10 @@ proptest! {
         }
         // The storm is over.
         world.answers.clear();
+        world.creations_vanish = false;
+        for job in &jobs {
+            world.change_job(job, |job| job.spec.suspend = false);
+        }
         world.catch_up();
         world.hear(usize::MAX);
         for node in NODES {
@@ -155,5 +182,9 @@ proptest! {
         }
         world.step(10);
         prop_assert!(world.pods.is_empty());
+        // And nothing is held for anybody.
+        world.submit("last", gang(2, 8, json!({})));
+        world.run();
+        prop_assert_eq!(world.status("last").phase, Phase::Running, "{}", world.status("last").message);
     }
 }

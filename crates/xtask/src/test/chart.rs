@@ -21,11 +21,12 @@ const POLICY_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Values that must be refused before anything is applied, and the word by which the message names them.
-const WRONG_VALUES: [(&str, &str); 5] = [
+const WRONG_VALUES: [(&str, &str); 6] = [
     ("image.pulPolicy=Always", "pulPolicy"),
     ("driver.root=opt/driver", "/driver/root"),
     ("topology.levels[0].name=host", "/topology/levels/0/name"),
     ("operator.replicas=two", "/operator/replicas"),
+    ("agent.updateStrategy.rollingUpdate.maxSurge=1", "/agent/updateStrategy/rollingUpdate/maxSurge"),
     ("metrics.podMonitor.enabled=maybe", "/metrics/podMonitor/enabled"),
 ];
 

@@ -61,6 +61,12 @@ pub struct World {
     /// Every pass of the controller ends after one job, as if that had taken all of its time.
     pub short_passes: bool,
     next_uid: u32,
+    /// The next batch is carried out though its job is gone by now.
+    late: bool,
+    /// Creations never get there, and nobody says so.
+    pub creations_vanish: bool,
+    /// The API server does not answer what it says about templates.
+    pub probe_fails: bool,
 }
 
 /// What becomes of a write.
@@ -108,6 +114,9 @@ impl World {
             sent: Vec::new(),
             short_passes: false,
             next_uid: 0,
+            late: false,
+            creations_vanish: false,
+            probe_fails: false,
         };
         world.restart_operator();
         world.add_node("node-1", "rack-a", 8);
@@ -271,6 +280,11 @@ impl World {
         let owned = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.uid == uid);
         let pods: Vec<PodKey> = self.pods.iter().filter(|(_, pod)| owned(pod)).map(|(key, _)| key.clone()).collect();
         pods.iter().for_each(|pod| self.remove_pod(pod));
+    }
+
+    /// The job is deleted, and the operator does not see it.
+    pub fn delete_job_unseen(&mut self, name: &str) {
+        self.jobs.remove(&key(name)).unwrap();
     }
 
     fn set_job(&mut self, mut job: GpuJob) {

@@ -52,6 +52,20 @@ impl World {
         }
     }
 
+    /// One pass of the operator whose writes wait for their turn.
+    pub fn decide_only(&mut self) -> Vec<Batch> {
+        self.controller.decide(self.now, self.pass_ends())
+    }
+
+    /// The turn of their creations comes.
+    pub fn execute_late(&mut self, batches: Vec<Batch>) {
+        for batch in batches {
+            self.late = true;
+            let outcome = self.execute(batch);
+            self.unheard.push_back(outcome);
+        }
+    }
+
     /// The operator hears of so many batches, the oldest first.
     pub fn hear(&mut self, batches: usize) {
         for _ in 0..batches {
@@ -159,7 +173,21 @@ impl World {
 
     fn execute(&mut self, batch: Batch) -> Outcome {
         let mut outcome = Outcome::of(&batch);
-        if self.jobs.get(&batch.key).is_none_or(|job| job.uid().as_deref() != Some(&batch.uid)) {
+        let late = std::mem::take(&mut self.late);
+        if !late && self.jobs.get(&batch.key).is_none_or(|job| job.uid().as_deref() != Some(&batch.uid)) {
+            // As write.rs does: 404.
+            if batch.status.is_some() && !self.jobs.contains_key(&batch.key) {
+                outcome.gone = true;
+                outcome.not_sent = created(&batch.actions);
+            }
+            return outcome;
+        }
+        if late {
+            for action in batch.actions {
+                if let Action::CreatePod(pod) = action {
+                    self.create(*pod, &mut outcome)
+                }
+            }
             return outcome;
         }
         if let Some(unreadable) = batch.unreadable {
@@ -206,6 +234,13 @@ impl World {
                 Action::DeletePod { pod, .. } | Action::LiftGate { pod, .. } => Some(pod.clone()),
                 _ => None,
             };
+            if self.creations_vanish
+                && let Action::CreatePod(pod) = &action
+            {
+                outcome.unknown.push(PodKey::new("default", &pod.name_any()));
+                outcome.trouble = Some("the API server does not answer in time".into());
+                continue;
+            }
             if let Some(pod) = concerned {
                 match self.answer() {
                     Answer::Done => {}
@@ -219,6 +254,9 @@ impl World {
                 }
             }
             match action {
+                Action::ProbeTemplates if self.probe_fails => {
+                    outcome.trouble = Some("cannot check the pod template".into())
+                }
                 Action::ProbeTemplates => {
                     outcome.verdict = Some(self.refuse_templates.clone().map_or(Verdict::Fine, Verdict::Refused));
                     if std::mem::take(&mut self.is_corrected_while_asked) {
