@@ -97,7 +97,9 @@ impl Cluster {
         let gpu_nodes = if on.is_empty() {
             Vec::new()
         } else {
-            self.gpu_nodes().await?.into_iter().filter(|node| on.contains(&node.name_any().as_str())).collect()
+            // Who may only see the namespace gets the rest of the answer without them.
+            let nodes = self.gpu_nodes().await.unwrap_or_default();
+            nodes.into_iter().filter(|node| on.contains(&node.name_any().as_str())).collect()
         };
         let why = if why::waits(&job) { self.why(&job).await } else { None };
         Ok(JobView { job, events, why, gpu_nodes })
