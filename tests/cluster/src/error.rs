@@ -30,7 +30,7 @@ pub enum Error {
         output: String,
     },
     /// A component ended or did not get ready.
-    #[error("{component} {problem}; the end of its log ({log}):\n{tail}")]
+    #[error("{component} {problem}; {}", end_of_log(.log, .tail))]
     Component {
         /// Such as `kubelet-1`.
         component: String,
@@ -76,6 +76,13 @@ pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 /// Makes a folder and those above it.
 pub(crate) fn make_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).doing(|| format!("making the folder {}", path.display()))
+}
+
+fn end_of_log(log: &str, tail: &str) -> String {
+    if tail.trim().is_empty() {
+        return format!("its log ({log}) is empty: `cargo xtask cluster status` shows what else does not run");
+    }
+    format!("the end of its log ({log}):\n{tail}")
 }
 
 /// The last lines of a log, for an error message.
