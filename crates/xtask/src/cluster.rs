@@ -4,7 +4,7 @@ use std::{fs::File, os::unix::process::CommandExt, path::PathBuf, process::Comma
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
-use weft_cluster::{Cluster, Component, NodeSpec, Options};
+use weft_cluster::{Cluster, Component, NodeSpec, Options, cluster_names};
 
 use crate::{images, progress::Console, tools};
 
@@ -200,15 +200,15 @@ pub fn run(args: &Args) -> Result<()> {
             println!("Cluster `{name}` {text} ({:.1} s).", begin.elapsed().as_secs_f64());
         }
         Verb::Status => status(&Cluster::open(name)?),
-        Verb::Kubectl { words } => return become_program(Cluster::open(name)?.kubectl_command()?.args(words)),
-        Verb::Helm { words } => return become_program(Cluster::open(name)?.helm_command()?.args(words)),
+        Verb::Kubectl { words } => return become_program(open_for(name, words)?.kubectl_command()?.args(words)),
+        Verb::Helm { words } => return become_program(open_for(name, words)?.helm_command()?.args(words)),
         Verb::Node { index, words } => {
             let (program, rest) = words.split_first().context("name a command")?;
-            return become_program(Cluster::open(name)?.node_command(*index, program)?.args(rest));
+            return become_program(open_for(name, words)?.node_command(*index, program)?.args(rest));
         }
         Verb::Net { words } => {
             let (program, rest) = words.split_first().context("name a command")?;
-            return become_program(Cluster::open(name)?.control_plane_command(program)?.args(rest));
+            return become_program(open_for(name, words)?.control_plane_command(program)?.args(rest));
         }
         Verb::Load { image } => {
             let cluster = Cluster::open(name)?;
@@ -234,6 +234,28 @@ pub fn run(args: &Args) -> Result<()> {
         Verb::PowerOn { index } => Cluster::open(name)?.power_on(*index)?,
     }
     Ok(())
+}
+
+/// Finds the cluster for a command whose words belong to another program.
+fn open_for(name: &str, words: &[String]) -> Result<Cluster> {
+    if let Some(advice) = misplaced_name(name, words, &cluster_names()) {
+        bail!(advice);
+    }
+    Ok(Cluster::open(name)?)
+}
+
+/// What to do where `--name` is among another program's words, and was meant for us: without it the cluster is not there.
+/// Otherwise it may well be theirs (`kubectl expose --name`).
+fn misplaced_name(name: &str, words: &[String], known: &[String]) -> Option<String> {
+    let among = words.iter().any(|word| word == "--name" || word.starts_with("--name="));
+    if !among || known.iter().any(|known| known == name) {
+        return None;
+    }
+    let there = if known.is_empty() { "none is up".to_owned() } else { format!("there is {}", known.join(", ")) };
+    Some(format!(
+        "there is no cluster `{name}`; a --name after the words of another program goes to that program: put it before \
+         them, as in `cargo xtask cluster --name NAME kubectl get nodes` ({there})"
+    ))
 }
 
 /// The pause image, without which no pod starts, whatever else is built already, and the given ones.
@@ -299,6 +321,18 @@ mod tests {
         for rack in ["A", "rack-a", "eu_1.b", &"a".repeat(63)] {
             assert_eq!(format!("none@{rack}").parse::<NodeWish>().unwrap().rack.as_deref(), Some(rack));
         }
+    }
+
+    #[test]
+    fn a_name_that_went_to_another_program_is_asked_for_in_its_place() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let known = ["fx".to_owned(), "nu".to_owned()];
+        for text in ["get nodes --name nu", "get nodes --name=nu"] {
+            let advice = misplaced_name("demo", &words(text), &known).unwrap();
+            assert!(advice.contains("put it before") && advice.contains("there is fx, nu"), "{advice}");
+        }
+        assert_eq!(misplaced_name("fx", &words("expose pod x --name y"), &known), None);
+        assert_eq!(misplaced_name("demo", &words("get nodes"), &known), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     preflight,
     process::Process,
     progress::Progress,
-    state::{Place, Record},
+    state::{Place, Record, cluster_names},
     tools::Tools,
 };
 
@@ -130,8 +130,12 @@ impl Cluster {
     pub fn open(name: &str) -> Result<Self> {
         let place = Place::of(name)?;
         let Some(record) = place.load()? else {
+            let others = match cluster_names() {
+                names if names.is_empty() => String::new(),
+                names => format!(", or name one that there is with --name ({})", names.join(", ")),
+            };
             return Err(Error::State(format!(
-                "there is no cluster `{name}`: make it with `cargo xtask cluster up --name {name}`"
+                "there is no cluster `{name}`: make it with `cargo xtask cluster up --name {name}`{others}"
             )));
         };
         Self::assemble(place, record, None)
