@@ -135,8 +135,8 @@ pub(crate) fn remove(branch: &Path) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > end {
-            let source = last.unwrap_or_else(|| std::io::Error::other("it is still there"));
-            return Err(Error::Io { what: format!("removing the control group {}", branch.display()), source });
+            let cause = last.unwrap_or_else(|| std::io::Error::other("it is still there"));
+            return Err(Error::Io { what: format!("removing the control group {}", branch.display()), cause });
         }
         thread::sleep(Duration::from_millis(20));
     }
