@@ -55,7 +55,8 @@ pub struct Args {
     /// Use simulated GPUs although the machine has real ones.
     #[arg(long)]
     simulated: bool,
-    /// Unoptimised programs in the images, which are built sooner: while one works on Weft.
+    /// Unoptimised programs in the images, for while one works on Weft: sooner there after a change, but the first time all
+    /// programs and tests of the workspace are built, which takes minutes.
     #[arg(long)]
     dev: bool,
     /// Also apply wrong GpuJobs, as the end-to-end tests do.
