@@ -1,6 +1,14 @@
 //! `cargo xtask cluster`: a real Kubernetes cluster on this machine, by hand.
 
-use std::{fs::File, os::unix::process::CommandExt, path::PathBuf, process::Command, str::FromStr, time::Instant};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::Command,
+    str::FromStr,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
@@ -199,7 +207,7 @@ pub fn run(args: &Args) -> Result<()> {
             let text = if there { "is down" } else { "was not there: nothing to do" };
             println!("Cluster `{name}` {text} ({:.1} s).", begin.elapsed().as_secs_f64());
         }
-        Verb::Status => status(&Cluster::open(name)?),
+        Verb::Status => status(&Cluster::open(name)?)?,
         Verb::Kubectl { words } => return become_program(open_for(name, words)?.kubectl_command()?.args(words)),
         Verb::Helm { words } => return become_program(open_for(name, words)?.helm_command()?.args(words)),
         Verb::Node { index, words } => {
@@ -221,7 +229,7 @@ pub fn run(args: &Args) -> Result<()> {
                 .collect();
             if !failed.is_empty() {
                 bail!(
-                    "{} of {} nodes did not get the image: {}",
+                    "{} of {} nodes did not get the image, load it again when they run: {}",
                     failed.len(),
                     cluster.nodes().len(),
                     failed.join("; ")
@@ -265,24 +273,29 @@ fn node_images(more: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-fn status(cluster: &Cluster) {
+fn status(cluster: &Cluster) -> Result<()> {
     let status = cluster.status();
     let state = if status.complete {
         "made".to_owned()
     } else {
         format!("half made: remove it with `cargo xtask cluster down --name {}`", status.name)
     };
-    println!(
-        "cluster {} ({state})\nAPI server at 127.0.0.1:{}, KUBECONFIG={}",
+    let mut text = format!(
+        "cluster {} ({state})\nAPI server at 127.0.0.1:{}, KUBECONFIG={}\n",
         status.name,
         status.api_port,
         status.kubeconfig.display()
     );
     for (component, pid) in &status.components {
-        match pid {
-            Some(pid) => println!("  {component:<20} runs, pid {pid}"),
-            None => println!("  {component:<20} does not run"),
-        }
+        text += &match pid {
+            Some(pid) => format!("  {component:<20} runs, pid {pid}\n"),
+            None => format!("  {component:<20} does not run\n"),
+        };
+    }
+    match io::stdout().write_all(text.as_bytes()) {
+        // `status | head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
     }
 }
 
