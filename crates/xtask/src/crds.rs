@@ -34,12 +34,12 @@ pub fn run(args: &Args) -> Result<()> {
         if args.check {
             bail!("{copy}/ is not what crates/api generates: run `cargo xtask crds` and commit the result");
         }
-        fs::create_dir_all(&folder)?;
+        tools::make_folder(&folder)?;
         for name in present.keys().filter(|name| !wanted.contains_key(*name)) {
             fs::remove_file(folder.join(name))?;
         }
         for (name, text) in wanted {
-            fs::write(folder.join(name), text)?;
+            fs::write(folder.join(name), text).with_context(|| format!("cannot write {copy}/{name}"))?;
         }
         println!("  wrote {copy}/");
     }

@@ -33,7 +33,7 @@ enum Task {
     Cluster(cluster::Args),
     /// Build the container images, as OCI archives in target/images.
     Images(images::Args),
-    /// Lay out the simulated driver in a folder for LD_LIBRARY_PATH.
+    /// Lay out the simulated driver and NVRTC in a folder for LD_LIBRARY_PATH.
     Sim(sim::Args),
     /// How fast and how good the decisions are, beside what others do.
     Bench(bench::Args),

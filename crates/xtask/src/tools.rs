@@ -37,6 +37,11 @@ pub fn cargo() -> Command {
     cargo
 }
 
+/// Makes a folder and those above it; the error names it.
+pub fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))
+}
+
 /// Builds every program of the workspace unoptimised, and returns the folder with them.
 ///
 /// Always by this one command: cargo unites the features of what is built together, so each other selection of packages would
@@ -104,7 +109,7 @@ fn cuda_libraries(name: &str, what: &str, requirements: &str, libraries: &[&str]
         return Ok(folder);
     }
     let wheels = python_packages(requirements, what, None)?;
-    fs::create_dir_all(&folder)?;
+    make_folder(&folder)?;
     for library in libraries {
         let (from, new) = (wheels.path().join("nvidia/cu13/lib").join(library), folder.join(format!("{library}.new")));
         fs::copy(&from, &new).with_context(|| format!("the packages of {requirements} have no {}", from.display()))?;
@@ -123,7 +128,7 @@ pub fn requirements_key(requirements: &str) -> Result<String> {
 /// a folder in the cache that goes away with the value.
 pub fn python_packages(requirements: &str, what: &str, version: Option<&str>) -> Result<tempfile::TempDir> {
     let cache = cache_folder()?;
-    fs::create_dir_all(&cache)?;
+    make_folder(&cache)?;
     let folder = tempfile::Builder::new().prefix("python-").tempdir_in(&cache)?;
     let python = python()?;
     let wheels = folder.path().join("wheels");
@@ -208,7 +213,7 @@ pub fn prometheus() -> Result<Prometheus> {
     let bin = folder.join("usr/bin");
     if !folder.exists() {
         let cache = cache_folder()?;
-        fs::create_dir_all(&cache)?;
+        make_folder(&cache)?;
         let unpacked = tempfile::Builder::new().prefix("prometheus-").tempdir_in(&cache)?;
         let download = || {
             let mut apt = Command::new("apt-get");

@@ -101,7 +101,7 @@ pub(crate) fn delegate(group: &Path) -> Result<()> {
 }
 
 /// Every process in a branch.
-pub(crate) fn members(branch: &str) -> Vec<Process> {
+pub(crate) fn members(branch: &Path) -> Vec<Process> {
     let mut pids = BTreeSet::new();
     for hierarchy in hierarchies().unwrap_or_default() {
         for folder in below(&hierarchy.join(branch)) {
@@ -113,12 +113,12 @@ pub(crate) fn members(branch: &str) -> Vec<Process> {
 }
 
 /// Whether any hierarchy has the branch.
-pub(crate) fn exists(branch: &str) -> bool {
+pub(crate) fn exists(branch: &Path) -> bool {
     hierarchies().unwrap_or_default().iter().any(|hierarchy| hierarchy.join(branch).exists())
 }
 
 /// Kills what is in a branch and removes it from every hierarchy.
-pub(crate) fn remove(branch: &str) -> Result<()> {
+pub(crate) fn remove(branch: &Path) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         for process in members(branch) {
@@ -135,8 +135,8 @@ pub(crate) fn remove(branch: &str) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > end {
-            let source = last.unwrap_or_else(|| std::io::Error::other("it is still there"));
-            return Err(Error::Io { what: format!("removing the control group {branch}"), source });
+            let cause = last.unwrap_or_else(|| std::io::Error::other("it is still there"));
+            return Err(Error::Io { what: format!("removing the control group {}", branch.display()), cause });
         }
         thread::sleep(Duration::from_millis(20));
     }

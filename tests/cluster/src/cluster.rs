@@ -1,7 +1,8 @@
 //! A cluster's life: up, found again, one node more, down.
 
 use std::{
-    env, fs,
+    env, fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -19,7 +20,7 @@ use crate::{
     preflight,
     process::Process,
     progress::Progress,
-    state::{Place, Record},
+    state::{Place, Record, cluster_names},
     tools::Tools,
 };
 
@@ -129,8 +130,12 @@ impl Cluster {
     pub fn open(name: &str) -> Result<Self> {
         let place = Place::of(name)?;
         let Some(record) = place.load()? else {
+            let others = match cluster_names() {
+                names if names.is_empty() => String::new(),
+                names => format!(", or name one that there is with --name ({})", names.join(", ")),
+            };
             return Err(Error::State(format!(
-                "there is no cluster `{name}`: make it with `cargo xtask cluster up --name {name}`"
+                "there is no cluster `{name}`: make it with `cargo xtask cluster up --name {name}`{others}"
             )));
         };
         Self::assemble(place, record, None)
@@ -191,12 +196,13 @@ impl Cluster {
             Ok::<_, Error>(())
         })?;
         step("kubelets started");
-        self.wait_for_nodes(progress)?;
+        self.wait_for_nodes(self.indices(), progress)?;
         step(&format!("{} of {} nodes ready", self.record.nodes.len(), self.record.nodes.len()));
         Ok(())
     }
 
-    /// Adds a node to the running cluster and waits until it is ready. Returns its index.
+    /// Adds a node to the running cluster and waits until it is ready. Returns its index. A node that does not get ready
+    /// is taken out again, and only its logs are kept.
     pub fn add_node(
         &mut self,
         node: NodeSpec,
@@ -220,14 +226,41 @@ impl Cluster {
             .add_node(index)
             .and_then(|()| self.bring_up(index, images, progress))
             .and_then(|()| self.start(Component::Kubelet(index)))
-            .and_then(|()| self.wait_for_nodes(progress));
-        added.map(|()| index)
+            .and_then(|()| self.wait_for_nodes(index..=index, progress));
+        if let Err(error) = added {
+            progress.step("it failed: taking the node out again");
+            return Err(match self.take_out_last(index) {
+                Ok(()) => error,
+                Err(undone) => Error::State(format!(
+                    "{error}\ntaking the node out again failed too ({undone}): remove the cluster with `cargo xtask \
+                     cluster down --name {}`",
+                    self.place.name
+                )),
+            });
+        }
+        Ok(index)
+    }
+
+    /// Removes what there is of the node that was added last, running or half made, so that the next one gets its index.
+    fn take_out_last(&mut self, index: usize) -> Result<()> {
+        let name = self.node(index)?.name.clone();
+        cgroup::remove(&self.node_group(index))?;
+        self.network.remove_node(index)?;
+        for component in [format!("node-{index}"), format!("containerd-{index}"), format!("kubelet-{index}")] {
+            remove_path(&self.place.pid_file(component))?;
+        }
+        remove_path(&self.node_folder(index))?;
+        self.record.nodes.truncate(index - 1);
+        self.place.save(&self.record)?;
+        // Its kubelet is gone, so nobody registers it again.
+        self.kubectl(&["delete", "node", &name, "--ignore-not-found"]).map(drop)
     }
 
     /// Ready, and untainted as well: the taint outlives the condition by a moment, and DaemonSets do not tolerate it.
-    fn wait_for_nodes(&self, progress: &dyn Progress) -> Result<()> {
+    fn wait_for_nodes(&self, indices: RangeInclusive<usize>, progress: &dyn Progress) -> Result<()> {
+        let wanted = &self.record.nodes[indices.start() - 1..*indices.end()];
         self.wait_for("the nodes to be ready", None, PATIENCE, progress, || {
-            for index in self.indices() {
+            for index in indices.clone() {
                 if self.process(Component::Kubelet(index)).is_none() {
                     return Err(self.component_error(Component::Kubelet(index), "ended"));
                 }
@@ -236,8 +269,14 @@ impl Cluster {
             let nodes: serde_json::Value = serde_json::from_str(&json)
                 .map_err(std::io::Error::from)
                 .doing(|| "reading the list of nodes".to_owned())?;
-            let ready = nodes["items"].as_array().into_iter().flatten().filter(|node| is_ready(node)).count();
-            Ok((ready >= self.record.nodes.len()).then_some(()))
+            let ready: Vec<&str> = nodes["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|node| is_ready(node))
+                .filter_map(|node| node["metadata"]["name"].as_str())
+                .collect();
+            Ok(wanted.iter().all(|node| ready.contains(&node.name.as_str())).then_some(()))
         })
     }
 
@@ -312,7 +351,7 @@ impl Cluster {
         &self.place.folder
     }
 
-    pub(crate) fn indices(&self) -> std::ops::RangeInclusive<usize> {
+    pub(crate) fn indices(&self) -> RangeInclusive<usize> {
         1..=self.record.nodes.len()
     }
 
@@ -355,6 +394,11 @@ impl Cluster {
         Path::new(&self.place.prefix).join(format!("node-{index}"))
     }
 
+    /// What a node keeps on the machine's disk.
+    pub(crate) fn node_folder(&self, index: usize) -> PathBuf {
+        self.place.folder.join("nodes").join(index.to_string())
+    }
+
     pub(crate) fn control_plane_group(&self) -> PathBuf {
         Path::new(&self.place.prefix).join("control-plane")
     }
@@ -392,15 +436,14 @@ pub fn down(name: &str, _progress: &dyn Progress) -> Result<bool> {
 /// kept.
 fn remove(place: &Place, keep: Option<&Path>) -> Result<()> {
     // Everything that was ever started is in the groups. A node's pid 1 is too, and takes the node's mounts with it.
-    cgroup::remove(&place.prefix)?;
+    cgroup::remove(Path::new(&place.prefix))?;
     Network::new(&place.prefix).remove()?;
     for entry in fs::read_dir(&place.folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if keep == Some(path.as_path()) {
             continue;
         }
-        let gone = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        gone.doing(|| format!("removing {}", path.display()))?;
+        remove_path(&path)?;
     }
     if keep.is_none() && place.folder.exists() {
         fs::remove_dir(&place.folder).doing(|| format!("removing {}", place.folder.display()))?;
@@ -408,8 +451,17 @@ fn remove(place: &Place, keep: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
+/// Removes a file or a folder with all that is in it; one that is not there is no error.
+fn remove_path(path: &Path) -> Result<()> {
+    let gone = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match gone {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.doing(|| format!("removing {}", path.display())),
+    }
+}
+
 fn exists(place: &Place) -> bool {
-    cgroup::exists(&place.prefix) || !Network::new(&place.prefix).existing().is_empty()
+    cgroup::exists(Path::new(&place.prefix)) || !Network::new(&place.prefix).existing().is_empty()
 }
 
 /// Makes room for a cluster: refuses if it runs, clears away what an interrupted one left.

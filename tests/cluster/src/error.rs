@@ -2,7 +2,8 @@
 
 use std::{io, path::Path, process::ExitStatus};
 
-/// Why a cluster could not be made, used or removed.
+/// Why a cluster could not be made, used or removed. What lies beneath is in the sentence, and so no `source()` as well:
+/// whoever prints the chain of causes would print it twice.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The machine lacks something; the text says what, and the command that brings it.
@@ -12,12 +13,12 @@ pub enum Error {
     #[error("{0}")]
     State(String),
     /// A file, socket or system call.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Io {
         /// What was being done, with the path.
         what: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A program that was run came back with a failure.
     #[error("`{command}` failed ({status}): {output}")]
@@ -30,7 +31,7 @@ pub enum Error {
         output: String,
     },
     /// A component ended or did not get ready.
-    #[error("{component} {problem}; the end of its log ({log}):\n{tail}")]
+    #[error("{component} {problem}; {}", end_of_log(.log, .tail))]
     Component {
         /// Such as `kubelet-1`.
         component: String,
@@ -43,7 +44,13 @@ pub enum Error {
     },
     /// Keys and certificates.
     #[error("cannot make a certificate: {0}")]
-    Certificate(#[from] rcgen::Error),
+    Certificate(rcgen::Error),
+}
+
+impl From<rcgen::Error> for Error {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Certificate(error)
+    }
 }
 
 /// The result of everything here.
@@ -56,7 +63,7 @@ pub(crate) trait Doing<T> {
 
 impl<T, E: Into<io::Error>> Doing<T> for std::result::Result<T, E> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error::Io { what: what(), source: error.into() })
+        self.map_err(|error| Error::Io { what: what(), cause: error.into() })
     }
 }
 
@@ -78,10 +85,41 @@ pub(crate) fn make_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).doing(|| format!("making the folder {}", path.display()))
 }
 
+fn end_of_log(log: &str, tail: &str) -> String {
+    if tail.trim().is_empty() {
+        return format!("its log ({log}) is empty: `cargo xtask cluster status` shows what else does not run");
+    }
+    format!("the end of its log ({log}):\n{tail}")
+}
+
 /// The last lines of a log, for an error message.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once_in_the_sentence_and_not_again_beneath_it() {
+        let missing = std::fs::read("/no/such.tar").doing(|| "opening the image /no/such.tar".to_owned()).unwrap_err();
+        assert_eq!(missing.to_string(), "opening the image /no/such.tar: No such file or directory (os error 2)");
+        for error in [missing, rcgen::Error::CouldNotParseKeyPair.into()] {
+            assert!(std::error::Error::source(&error).is_none(), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_log_is_answered_with_the_next_step() {
+        let ended = |tail: &str| {
+            let (component, problem) = ("kubelet-3".to_owned(), "ended".to_owned());
+            Error::Component { component, problem, log: "kubelet-3.log".to_owned(), tail: tail.to_owned() }.to_string()
+        };
+        assert_eq!(ended("bad flag"), "kubelet-3 ended; the end of its log (kubelet-3.log):\nbad flag");
+        assert!(ended("").contains("(kubelet-3.log) is empty: `cargo xtask cluster status`"), "{}", ended(""));
+    }
 }

@@ -38,4 +38,4 @@ pub use error::{Error, Result};
 pub use node::NodeSpec;
 pub use process::Process;
 pub use progress::{Progress, Silent};
-pub use state::state_folder;
+pub use state::{cluster_names, state_folder};

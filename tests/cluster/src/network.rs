@@ -97,6 +97,18 @@ impl Network {
         batch(&name, &lines)
     }
 
+    /// Kills what still runs in a node's namespace, removes it, and pulls its cable.
+    pub fn remove_node(&self, index: usize) -> Result<()> {
+        let (name, cable) = (self.node(index), format!("v{index}"));
+        if !namespace_path(&name).exists() {
+            return Ok(());
+        }
+        // By name, and first: the kernel clears a deleted namespace away later, and the cable's name has to be free for
+        // the next node of this index at once. It is not there if making the node failed before it.
+        let _ = output(Command::new("ip").args(["-n", &self.control_plane(), "link", "delete", &cable]));
+        delete(&name)
+    }
+
     /// All of the cluster's namespaces that exist.
     pub fn existing(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir("/run/netns") else { return Vec::new() };
@@ -112,16 +124,18 @@ impl Network {
 
     /// Kills what still runs in the cluster's namespaces and removes them.
     pub fn remove(&self) -> Result<()> {
-        for name in self.existing() {
-            // A half-made namespace is an ordinary file that `ip netns pids` refuses; deleting it works all the same.
-            let pids = output(Command::new("ip").args(["netns", "pids", &name])).unwrap_or_default();
-            for process in pids.lines().filter_map(|pid| Process::of(pid.trim().parse().ok()?)) {
-                process.kill()?;
-            }
-            output(Command::new("ip").args(["netns", "delete", &name]))?;
-        }
-        Ok(())
+        self.existing().iter().try_for_each(|name| delete(name))
     }
+}
+
+/// Kills what still runs in a namespace and removes it.
+fn delete(name: &str) -> Result<()> {
+    // A half-made namespace is an ordinary file that `ip netns pids` refuses; deleting it works all the same.
+    let pids = output(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
+    for process in pids.lines().filter_map(|pid| Process::of(pid.trim().parse().ok()?)) {
+        process.kill()?;
+    }
+    output(Command::new("ip").args(["netns", "delete", name])).map(drop)
 }
 
 /// Makes a namespace that routes between its interfaces and has no IPv6.

@@ -100,7 +100,7 @@ impl Cluster {
         if Process::load(&place.pid_file(&label)).is_some() {
             return Err(Error::State(format!("{} is on already", node.name)));
         }
-        let folder = place.folder.join("nodes").join(index.to_string());
+        let folder = self.node_folder(index);
         make_folder(&folder)?;
         let mut mounted = BTreeMap::new();
         if node.profile.is_some() {

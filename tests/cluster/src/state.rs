@@ -24,6 +24,24 @@ pub fn state_folder() -> PathBuf {
     absolute.join("cluster")
 }
 
+/// The names of this checkout's clusters, made or half made.
+pub fn cluster_names() -> Vec<String> {
+    names_in(&state_folder())
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let folders = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut names: Vec<String> = folders
+        .filter(|folder| folder.join(RECORD).exists())
+        .filter_map(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The file in a cluster's folder that says what it is made of.
+const RECORD: &str = "cluster.json";
+
 /// A cluster's place on disk and its name in the kernel.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
@@ -63,7 +81,7 @@ impl Place {
     }
 
     fn record(&self) -> PathBuf {
-        self.folder.join("cluster.json")
+        self.folder.join(RECORD)
     }
 
     /// What is known of the cluster; `None` if there is none.
@@ -87,7 +105,7 @@ impl Place {
             .map_err(std::io::Error::from)
             .doing(|| "describing the cluster".to_owned())?;
         // Whole or not at all: `down` after a power cut reads it.
-        let new = self.folder.join("cluster.json.new");
+        let new = self.record().with_extension("json.new");
         write(&new, json)?;
         fs::rename(&new, self.record()).doing(|| format!("writing {}", self.record().display()))
     }
@@ -140,6 +158,19 @@ pub(crate) struct Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clusters_that_there_are_can_be_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(names_in(&folder.path().join("none-yet")), Vec::<String>::new());
+        // The second failed to come up and left its logs; the third is a lock.
+        fs::create_dir_all(folder.path().join("two/log")).unwrap();
+        fs::write(folder.path().join("one.lock"), "").unwrap();
+        for name in ["one", "nu"] {
+            write(&folder.path().join(name).join(RECORD), "{}").unwrap();
+        }
+        assert_eq!(names_in(folder.path()), ["nu", "one"]);
+    }
 
     #[test]
     fn a_name_that_the_kernel_or_a_path_would_misread_is_refused() {

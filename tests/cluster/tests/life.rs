@@ -113,6 +113,18 @@ fn a_cluster_runs_pods_through_kills_power_cuts_and_growth_and_leaves_nothing() 
             .to_string()
             .contains("two nodes")
     );
+    // A node that cannot be made leaves nothing, and the next one gets its place.
+    let bad = cluster.folder().join("bad.tar");
+    fs::write(&bad, "no archive").unwrap();
+    let said = cluster.add_node(NodeSpec::new("node-3"), &[bad], None, &Silent).unwrap_err().to_string();
+    assert!(said.contains("bad.tar"), "{said}");
+    assert_eq!(Cluster::open("life").unwrap().nodes().len(), 2);
+    let named = leftovers("life").into_iter().filter(|path| path.ends_with("-node-3")).collect::<Vec<_>>();
+    assert_eq!(named, Vec::<String>::new());
+    // Nor does another node's trouble keep it from coming.
+    cluster.kill(Component::Kubelet(1)).unwrap();
+    assert_eq!(cluster.add_node(NodeSpec::new("node-3"), &images, None, &Silent).unwrap(), 3);
+    cluster.start(Component::Kubelet(1)).unwrap();
     cluster.apply(&pod("second", "node-2")).unwrap();
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/second", "--timeout=60s"]).unwrap();
     // The new node's pods are reached from the old node: the routes were added on both sides.

@@ -7,7 +7,12 @@ mod report;
 mod story;
 mod world;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
@@ -45,18 +50,33 @@ pub struct Args {
     /// With --image-registry: their tag.
     #[arg(long, requires = "image_registry", value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
     image_tag: String,
-    /// Play only the steps whose letter is given, such as `--steps acg`.
-    #[arg(long, value_name = "LETTERS")]
+    #[arg(long, value_name = "LETTERS", value_parser = letters, help = steps_help())]
     steps: Option<String>,
     /// Use simulated GPUs although the machine has real ones.
     #[arg(long)]
     simulated: bool,
-    /// Unoptimised programs in the images, which are built sooner: while one works on Weft.
+    /// Unoptimised programs in the images, for while one works on Weft: sooner there after a change, but the first time all
+    /// programs and tests of the workspace are built, which takes minutes.
     #[arg(long)]
     dev: bool,
     /// Also apply wrong GpuJobs, as the end-to-end tests do.
     #[arg(long)]
     misuse: bool,
+}
+
+/// The letters of steps, each of which there is.
+fn letters(text: &str) -> Result<String, String> {
+    let known: String = story::titles().filter_map(|title| title.chars().next()).collect();
+    match text.chars().find(|letter| !known.contains(*letter)) {
+        Some(wrong) => Err(format!("there is no step `{wrong}`: give letters out of {known}, such as `--steps acg`")),
+        None if text.is_empty() => Err(format!("name at least one step: give letters out of {known}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn steps_help() -> String {
+    let titles: Vec<&str> = story::titles().collect();
+    format!("Play only the steps whose letter is given, such as `--steps acg`:\n{}", titles.join("\n"))
 }
 
 /// Plays the story; the exit code says whether all of it is right.
@@ -141,7 +161,11 @@ fn play_on(cluster: &mut Cluster, args: &Args, real: bool, archives: &[PathBuf],
     Ok(report)
 }
 
-fn on_existing_cluster(args: &Args, kubeconfig: &std::path::Path) -> Result<Report> {
+fn on_existing_cluster(args: &Args, kubeconfig: &Path) -> Result<Report> {
+    // First: the clients may take minutes to build, and kubectl says less of a file that is not there.
+    if let Err(error) = fs::read(kubeconfig) {
+        bail!("cannot read {} ({error}): name the kubeconfig of a cluster by --kubeconfig", kubeconfig.display());
+    }
     let progress = Console::new();
     let clients = Tools::build_clients(&progress)?;
     let mut world = World::connect(clients.program("kubectl")?, kubeconfig.to_owned(), NAMESPACE)?;
@@ -175,4 +199,19 @@ fn tell(stage: &mut Stage<'_>, args: &Args) {
     story::play(stage, args.steps.as_deref(), args.misuse);
     stage.report.conclude();
     println!("\n  told in {:.0} s", started.elapsed().as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_steps_of_the_story_can_be_chosen() {
+        assert_eq!(letters("acg").unwrap(), "acg");
+        assert_eq!(letters("abcdefghi").unwrap(), "abcdefghi");
+        for wrong in ["x", "axc", "A", "a,c", ""] {
+            assert!(letters(wrong).unwrap_err().contains("out of abcdefghi"), "{wrong}");
+        }
+        assert!(letters("axc").unwrap_err().contains("no step `x`"));
+    }
 }

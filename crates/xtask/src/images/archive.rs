@@ -17,7 +17,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use super::write_whole;
+use super::{replace, write_whole};
+use crate::tools;
 
 /// What lies at a path of a layer.
 #[derive(Debug, Clone)]
@@ -158,7 +159,7 @@ struct Packed {
 /// Writes the archive of an image, if its layers or configuration have changed since; returns whether it did.
 pub fn write(archive: &Path, name: &str, layers: &[Layer], config: &Config) -> Result<bool> {
     let cache = archive.with_file_name("layers");
-    fs::create_dir_all(&cache)?;
+    tools::make_folder(&cache)?;
     let prints = layers.iter().map(Layer::fingerprint).collect::<Result<Vec<_>>>()?;
     let inputs = format!("{name} {config:?} {prints:?}\n");
     let note = archive.with_extension("inputs");
@@ -187,7 +188,7 @@ pub fn write(archive: &Path, name: &str, layers: &[Layer], config: &Config) -> R
     let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
 
     let new = archive.with_extension("new");
-    let mut tar = Builder::new(BufWriter::with_capacity(1 << 20, File::create(&new)?));
+    let mut tar = Builder::new(create(&new)?);
     for (path, text) in [
         ("oci-layout".to_owned(), r#"{"imageLayoutVersion":"1.0.0"}"#.to_owned()),
         ("index.json".to_owned(), index),
@@ -200,7 +201,7 @@ pub fn write(archive: &Path, name: &str, layers: &[Layer], config: &Config) -> R
         tar.append_data(&mut blob_header(layer.size), blob_path(&layer.digest), File::open(&layer.file)?)?;
     }
     tar.into_inner()?.flush()?;
-    fs::rename(&new, archive)?;
+    replace(&new, archive)?;
     write_whole(&note, inputs)?;
     Ok(true)
 }
@@ -210,12 +211,17 @@ fn pack(layer: &Layer, base: &Path) -> Result<Packed> {
     let (file, note) = (base.with_extension("tar"), base.with_extension("digest"));
     if !file.exists() || !note.exists() {
         let new = base.with_extension("new");
-        let mut hashing = Hashing { to: BufWriter::with_capacity(1 << 20, File::create(&new)?), hash: Sha256::new() };
+        let mut hashing = Hashing { to: create(&new)?, hash: Sha256::new() };
         layer.write(&mut hashing)?;
-        fs::rename(&new, &file)?;
+        replace(&new, &file)?;
         write_whole(&note, format!("sha256:{}", hex(hashing.hash)))?;
     }
     Ok(Packed { digest: fs::read_to_string(&note)?, size: fs::metadata(&file)?.len(), file })
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(BufWriter::with_capacity(1 << 20, file))
 }
 
 /// Hashes what passes through.
@@ -324,5 +330,26 @@ mod tests {
         assert!(!build(&layer));
         fs::write(folder.path().join("program"), "another binary").unwrap();
         assert!(build(&layer));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |at: &str| {
+            let written = write(&folder.path().join(at), "weft.test/x:dev", &[], &Config::default());
+            format!("{:#}", written.unwrap_err())
+        };
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(
+            said("file/x.tar").contains(&format!("{}/file/layers", folder.path().display())),
+            "{}",
+            said("file/x.tar")
+        );
+        fs::create_dir(folder.path().join("y.new")).unwrap();
+        assert!(
+            said("y.tar").contains(&format!("cannot write {}/y.new", folder.path().display())),
+            "{}",
+            said("y.tar")
+        );
     }
 }

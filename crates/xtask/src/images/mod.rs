@@ -4,9 +4,12 @@ mod archive;
 mod closure;
 mod recipe;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 
 use crate::tools;
@@ -18,7 +21,8 @@ pub struct Args {
     /// Only these images; without it, those that a registry gets.
     #[arg(value_enum)]
     images: Vec<Image>,
-    /// Unoptimised programs, which are built sooner: while one works on Weft.
+    /// Unoptimised programs, for while one works on Weft: sooner there after a change, but the first time all programs and
+    /// tests of the workspace are built, which takes minutes.
     #[arg(long)]
     dev: bool,
 }
@@ -54,9 +58,13 @@ pub fn folder() -> PathBuf {
 }
 
 /// Writes a file whole or not at all.
-fn write_whole(path: &std::path::Path, content: impl AsRef<[u8]>) -> Result<()> {
+fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let new = path.with_extension("new");
-    fs::write(&new, content)?;
-    fs::rename(&new, path)?;
-    Ok(())
+    fs::write(&new, content).with_context(|| format!("cannot write {}", new.display()))?;
+    replace(&new, path)
+}
+
+/// Puts a file that is written in the place of an earlier one.
+fn replace(new: &Path, path: &Path) -> Result<()> {
+    fs::rename(new, path).with_context(|| format!("cannot write {}", path.display()))
 }

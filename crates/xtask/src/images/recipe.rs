@@ -73,7 +73,7 @@ impl Image {
 
 /// Builds an image if its inputs have changed; returns the archive.
 pub fn build(image: Image, profile: Profile) -> Result<PathBuf> {
-    fs::create_dir_all(folder().join("parts"))?;
+    tools::make_folder(&folder().join("parts"))?;
     let (layers, config) = match image {
         Image::Agent => agent(profile)?,
         Image::Operator => operator(profile)?,

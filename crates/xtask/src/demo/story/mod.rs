@@ -74,6 +74,11 @@ const STORY: [(&str, Needs, Act); 9] = [
 
 const MISUSE: [(&str, Needs, Act); 1] = [("bad input is answered with a sentence", Needs::Anything, bad_input::all)];
 
+/// What each step is about, after its letter.
+pub fn titles() -> impl Iterator<Item = &'static str> {
+    STORY.iter().map(|(title, ..)| *title)
+}
+
 /// Plays the steps; one that fails does not stop the others, so that one run shows all that is wrong.
 pub fn play(stage: &mut Stage<'_>, letters: Option<&str>, with_misuse: bool) {
     let chosen = |name: &str| letters.is_none_or(|l| name.chars().next().is_some_and(|first| l.contains(first)));
