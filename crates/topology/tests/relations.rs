@@ -494,10 +494,9 @@ fn answers_explain_themselves_as_sentence_and_tree() {
     );
     let cluster = racks_of_h100(1, 2);
     let tree = place(&cluster, &one_group(2, 8)).unwrap().tree_on(&cluster);
-    let places = tree.split("later jobs: ").nth(1).unwrap().split_once('\n').unwrap().1;
     assert_eq!(
-        places,
-        "└ zone z\n  └ rack r0\n    └ host r0-n0\n      └ rank 0 worker-0: GPU-r0-n0-0,GPU-r0-n0-1,GPU-r0-n0-2,GPU-r0-n0-3,\
+        tree,
+        "2 workers × 8 GPUs on r0-n0, r0-n1; zones used 1, racks used 1, hosts used 2\n└ zone z\n  └ rack r0\n    └ host r0-n0\n      └ rank 0 worker-0: GPU-r0-n0-0,GPU-r0-n0-1,GPU-r0-n0-2,GPU-r0-n0-3,\
          GPU-r0-n0-4,GPU-r0-n0-5,GPU-r0-n0-6,GPU-r0-n0-7\n    └ host r0-n1\n      └ rank 1 worker-1: GPU-r0-n1-0,GPU-r0-n1-1,\
          GPU-r0-n1-2,GPU-r0-n1-3,GPU-r0-n1-4,GPU-r0-n1-5,GPU-r0-n1-6,GPU-r0-n1-7"
     );
