@@ -192,6 +192,27 @@ fn a_wrong_program_is_refused_without_a_gpu_and_names_its_fields() {
 }
 
 #[test]
+fn arrays_that_no_gpu_holds_are_refused_before_one_is_filled() {
+    // The file does not exist: whoever fills the first array before the sum is known says so instead.
+    let (result, code) = run_program(
+        "
+arrays:
+  - {name: small, dtype: f32, shape: [4], file: {path: none.raw}}
+  - {name: large, dtype: f32, shape: [15000000000]}
+  - {name: as large, dtype: f32, shape: [15000000000]}
+steps: [{check: {array: small, equals: {constant: 0}}}]
+",
+    );
+    assert_eq!(code, 1);
+    let sentence = error(&result);
+    let free = sentence
+        .strip_prefix("program.arrays[1] \"large\": the arrays take 120.0 GB and GPU 0 has ")
+        .and_then(|rest| rest.strip_suffix(" GB free: use smaller arrays"))
+        .unwrap_or_else(|| panic!("{sentence}"));
+    assert!((1.0..120.0).contains(&free.parse::<f64>().unwrap()), "{sentence}");
+}
+
+#[test]
 fn files_are_read_and_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
