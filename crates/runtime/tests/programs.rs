@@ -9,7 +9,8 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 use common::{bare_runtime, example, result_of, run_file, run_program, runtime, signal};
 use serde_json::Value;
@@ -238,6 +239,43 @@ save: [{array: w, file: {path: w.npy}}]
     assert!(error(&result).contains("w[1] is 2"), "{result}");
     std::fs::write(path("r.yaml"), again.replace("[3]", "[4]")).unwrap();
     assert!(error(&run_file(&path("r.yaml")).0).contains("w.npy: its shape is [3]"));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_whole_is_left_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let program = "arrays: [{name: w, dtype: f32, shape: [5000000]}]\n\
+                   steps: [{check: {array: w, equals: {constant: 0}}}]\n\
+                   save: [{array: w, file: {path: w.npy}}]\n";
+    std::fs::write(path("p.yaml"), program).unwrap();
+    std::fs::write(path("w.npy"), "of before").unwrap();
+    // A limit on the size of files, as a full disk: 8 or 16 MiB, by the shell's blocks, of 20 MB. The simulator needs some.
+    let limited = runtime();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$@\"", "sh"]).arg(limited.get_program());
+    command.envs(limited.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (result, code) = result_of(command.arg("run").arg(path("p.yaml")).arg("--json").output().unwrap());
+    assert_eq!(code, 1);
+    assert!(error(&result).starts_with("program.save[0]: w.npy: File too large"), "{result}");
+    let names = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(std::fs::read_to_string(path("w.npy")).unwrap(), "of before");
+    assert_eq!(names(), ["p.yaml", "w.npy"]);
+
+    std::fs::remove_file(path("w.npy")).unwrap();
+    std::os::unix::fs::symlink("there.npy", path("w.npy")).unwrap();
+    std::fs::write(path("there.npy"), "of before").unwrap();
+    let (result, code) = run_file(&path("p.yaml"));
+    assert_eq!(code, 0, "{result}");
+    let there = std::fs::symlink_metadata(path("there.npy")).unwrap();
+    assert!(there.is_file() && there.len() > 20_000_000, "a link is followed, and stays");
+    assert_eq!(there.mode(), std::fs::metadata(path("p.yaml")).unwrap().mode(), "others may read it as any new file");
+    assert_eq!(names(), ["p.yaml", "there.npy", "w.npy"]);
 }
 
 #[test]
