@@ -278,6 +278,30 @@ fn a_file_that_cannot_be_written_whole_is_left_as_it_was() {
     assert_eq!(names(), ["p.yaml", "there.npy", "w.npy"]);
 }
 
+/// A pipe that nobody reads any more.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn an_answer_that_nobody_wants_is_no_failure_and_one_that_cannot_be_written_is() {
+    let program = example("saxpy.yaml").display().to_string();
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    for arguments in [&["probe"][..], &["probe", "--json"], &["run", &program], &["run", &program, "--json"]] {
+        let run = |out: Stdio| runtime().args(arguments).stdout(out).stderr(Stdio::piped()).spawn().unwrap();
+        let output = run(closed_pipe()).wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "{arguments:?}");
+        let output = run(full()).wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        let sentence = "weft-runtime: cannot print the answer: No space left on device (os error 28)\n";
+        assert_eq!(said, sentence, "{arguments:?}");
+    }
+}
+
 #[test]
 fn the_result_is_left_for_kubelet_where_it_asks_for_it() {
     let folder = tempfile::tempdir().unwrap();
