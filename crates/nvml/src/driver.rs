@@ -17,8 +17,9 @@ const LIBRARY: &str = "libnvidia-ml.so.1";
 pub enum DriverError {
     /// No management library under the driver root.
     #[error(
-        "no NVIDIA driver found: {LIBRARY} is not under {}; install the driver on this node, or point --driver-root-ctr-path \
-         at the folder that it is installed in", root.display()
+        "no NVIDIA driver found: {LIBRARY} is not under {}; install the driver on this node, or set the chart's value \
+         driver.root to the folder of the node that it is installed in (/run/nvidia/driver under NVIDIA's GPU operator); \
+         without the chart, --driver-root-ctr-path is that folder as this process sees it", root.display()
     )]
     NotInstalled {
         /// Where it was looked for.
@@ -165,6 +166,8 @@ mod tests {
         let sentence = error.to_string();
         assert!(sentence.contains(&dir.path().display().to_string()), "{sentence}");
         assert!(sentence.contains("install the driver"), "{sentence}");
+        let (value, flag) = (sentence.find("driver.root "), sentence.find("--driver-root-ctr-path"));
+        assert!(value.is_some() && value < flag, "the chart's value first, its users see no flags: {sentence}");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use crate::index::JobKey;
 use crate::revision::Revision;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    HTTPGetAction, Pod, PodSchedulingGate, PodSpec, Probe, ResourceRequirements, SecurityContext, Service, ServiceSpec,
-    Toleration, Volume, VolumeMount,
+    HTTPGetAction, Pod, PodSchedulingGate, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
+    Service, ServiceSpec, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -283,11 +283,7 @@ fn program_spec(job: &GpuJob, runtime: &RuntimeImage) -> PodSpec {
     let container = Container {
         command: Some(["weft-runtime", "run", &file, "--json"].map(str::to_owned).to_vec()),
         volume_mounts: Some(vec![folder]),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted(true)),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..runtime_container(job, runtime)
     };
@@ -318,6 +314,18 @@ fn runtime_container(job: &GpuJob, runtime: &RuntimeImage) -> Container {
     }
 }
 
+/// What pod security `restricted` asks of a container, with its rule on the user where `non_root`: the user of the runtime's
+/// image is a number, else the kubelet could not tell that it is not root.
+fn restricted(non_root: bool) -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        run_as_non_root: non_root.then_some(true),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+        ..SecurityContext::default()
+    }
+}
+
 /// The sidecar is the first init container (KEP-753): it starts before all others and is ended after them.
 fn add_sidecar(job: &GpuJob, spec: &mut PodSpec, runtime: &RuntimeImage) {
     let shared = VolumeMount {
@@ -325,12 +333,15 @@ fn add_sidecar(job: &GpuJob, spec: &mut PodSpec, runtime: &RuntimeImage) {
         mount_path: names::RUNTIME_DIR.to_owned(),
         ..VolumeMount::default()
     };
+    // A template that makes its whole pod root makes the sidecar root: the kubelet would start no container that forbids it.
+    let root = spec.security_context.as_ref().is_some_and(|pod| pod.run_as_user == Some(0));
     let inits = spec.init_containers.get_or_insert_default();
     let timeout = job.spec.runtime.as_ref().and_then(|runtime| runtime.operation_timeout_seconds);
     let timeout = timeout.map(|seconds| format!("--operation-timeout={seconds}"));
     let command = ["weft-runtime", "serve"].into_iter().map(str::to_owned).chain(timeout);
     let sidecar = Container {
         command: Some(command.collect()),
+        security_context: Some(restricted(!root)),
         // Why it ended, when it did: its last words are a sentence.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         restart_policy: Some("Always".to_owned()),

@@ -11,6 +11,7 @@
 //! and answer through a one-shot; whoever waits is a task, never a blocked thread. Every CUDA library is looked up at run
 //! time, and a missing one is an error that says which step needs it.
 
+mod answer;
 pub mod device;
 pub mod driver;
 mod error;

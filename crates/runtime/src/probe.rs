@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::Error;
+use crate::answer::say;
 use crate::device::{Device, DeviceHandle};
 use crate::driver::{self, Argument, Blas, FftPlan, Launch, Library, Sparse};
 
@@ -61,21 +62,14 @@ pub struct GpuProbe {
 /// `weft-runtime probe`. Returns the exit code.
 pub async fn main(json: bool) -> u8 {
     let probe = probe().await;
-    if json {
-        match serde_json::to_string(&probe) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("weft-runtime: {error}"),
-        }
-    } else {
-        print(&probe);
+    let text = if json { serde_json::to_string(&probe).map(|line| line + "\n") } else { Ok(to_text(&probe)) };
+    let said = text.map_err(|error| error.to_string()).and_then(|text| say(&text));
+    let mut code = 0;
+    for error in said.err().iter().chain(&probe.error) {
+        eprintln!("weft-runtime: {error}");
+        code = 1;
     }
-    match &probe.error {
-        None => 0,
-        Some(error) => {
-            eprintln!("weft-runtime: {error}");
-            1
-        }
-    }
+    code
 }
 
 async fn probe() -> Probe {
@@ -197,17 +191,18 @@ fn check(device: &mut Device) -> (Result<String, Error>, u64) {
     (outcome, free)
 }
 
-fn print(probe: &Probe) {
-    println!("driver   {}", probe.driver_cuda.as_deref().map_or("none".into(), |v| format!("serves CUDA {v}")));
+fn to_text(probe: &Probe) -> String {
+    let driver = probe.driver_cuda.as_deref().map_or("none".into(), |v| format!("serves CUDA {v}"));
+    let mut text = format!("driver   {driver}\n");
     for library in &probe.libraries {
         let version = library.version.as_deref().unwrap_or("");
         let state = if library.present { "found" } else { "missing" };
-        println!("library  {:<20} {state} {version:<8} for {}", library.name, library.purpose);
+        text += &format!("library  {:<20} {state} {version:<8} for {}\n", library.name, library.purpose);
     }
     for gpu in &probe.gpus {
         let mark = if gpu.ok { "✓" } else { "✗" };
-        println!(
-            "GPU {} {mark}  {} {} compute {} {:.1} GiB ({:.1} free): {}",
+        text += &format!(
+            "GPU {} {mark}  {} {} compute {} {:.1} GiB ({:.1} free): {}\n",
             gpu.index,
             gpu.name,
             gpu.uuid,
@@ -217,4 +212,5 @@ fn print(probe: &Probe) {
             gpu.message
         );
     }
+    text
 }

@@ -9,7 +9,8 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 use common::{bare_runtime, example, result_of, run_file, run_program, runtime, signal};
 use serde_json::Value;
@@ -192,6 +193,27 @@ fn a_wrong_program_is_refused_without_a_gpu_and_names_its_fields() {
 }
 
 #[test]
+fn arrays_that_no_gpu_holds_are_refused_before_one_is_filled() {
+    // The file does not exist: whoever fills the first array before the sum is known says so instead.
+    let (result, code) = run_program(
+        "
+arrays:
+  - {name: small, dtype: f32, shape: [4], file: {path: none.raw}}
+  - {name: large, dtype: f32, shape: [15000000000]}
+  - {name: as large, dtype: f32, shape: [15000000000]}
+steps: [{check: {array: small, equals: {constant: 0}}}]
+",
+    );
+    assert_eq!(code, 1);
+    let sentence = error(&result);
+    let free = sentence
+        .strip_prefix("program.arrays[1] \"large\": the arrays take 120.0 GB and GPU 0 has ")
+        .and_then(|rest| rest.strip_suffix(" GB free: use smaller arrays"))
+        .unwrap_or_else(|| panic!("{sentence}"));
+    assert!((1.0..120.0).contains(&free.parse::<f64>().unwrap()), "{sentence}");
+}
+
+#[test]
 fn files_are_read_and_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -217,6 +239,67 @@ save: [{array: w, file: {path: w.npy}}]
     assert!(error(&result).contains("w[1] is 2"), "{result}");
     std::fs::write(path("r.yaml"), again.replace("[3]", "[4]")).unwrap();
     assert!(error(&run_file(&path("r.yaml")).0).contains("w.npy: its shape is [3]"));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_whole_is_left_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let program = "arrays: [{name: w, dtype: f32, shape: [5000000]}]\n\
+                   steps: [{check: {array: w, equals: {constant: 0}}}]\n\
+                   save: [{array: w, file: {path: w.npy}}]\n";
+    std::fs::write(path("p.yaml"), program).unwrap();
+    std::fs::write(path("w.npy"), "of before").unwrap();
+    // A limit on the size of files, as a full disk: 8 or 16 MiB, by the shell's blocks, of 20 MB. The simulator needs some.
+    let limited = runtime();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$@\"", "sh"]).arg(limited.get_program());
+    command.envs(limited.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (result, code) = result_of(command.arg("run").arg(path("p.yaml")).arg("--json").output().unwrap());
+    assert_eq!(code, 1);
+    assert!(error(&result).starts_with("program.save[0]: w.npy: File too large"), "{result}");
+    let names = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(std::fs::read_to_string(path("w.npy")).unwrap(), "of before");
+    assert_eq!(names(), ["p.yaml", "w.npy"]);
+
+    std::fs::remove_file(path("w.npy")).unwrap();
+    std::os::unix::fs::symlink("there.npy", path("w.npy")).unwrap();
+    std::fs::write(path("there.npy"), "of before").unwrap();
+    let (result, code) = run_file(&path("p.yaml"));
+    assert_eq!(code, 0, "{result}");
+    let there = std::fs::symlink_metadata(path("there.npy")).unwrap();
+    assert!(there.is_file() && there.len() > 20_000_000, "a link is followed, and stays");
+    assert_eq!(there.mode(), std::fs::metadata(path("p.yaml")).unwrap().mode(), "others may read it as any new file");
+    assert_eq!(names(), ["p.yaml", "there.npy", "w.npy"]);
+}
+
+/// A pipe that nobody reads any more.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn an_answer_that_nobody_wants_is_no_failure_and_one_that_cannot_be_written_is() {
+    let program = example("saxpy.yaml").display().to_string();
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    for arguments in [&["probe"][..], &["probe", "--json"], &["run", &program], &["run", &program, "--json"]] {
+        let run = |out: Stdio| runtime().args(arguments).stdout(out).stderr(Stdio::piped()).spawn().unwrap();
+        let output = run(closed_pipe()).wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "{arguments:?}");
+        let output = run(full()).wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        let sentence = "weft-runtime: cannot print the answer: No space left on device (os error 28)\n";
+        assert_eq!(said, sentence, "{arguments:?}");
+    }
 }
 
 #[test]

@@ -109,6 +109,47 @@ fn the_sidecar_is_first_and_holds_the_gpus() {
     );
 }
 
+/// Pod Security Standards, profile `restricted`: what it asks of each container.
+fn restricted_profile() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": true,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}
+
+#[test]
+fn what_weft_adds_to_a_pod_is_admitted_under_restricted_and_the_users_part_stays() {
+    let program = job(json!({"groups": [{"name": "main", "replicas": 1, "gpus": 1}],
+        "program": {"steps": [{"check": {"array": "x", "equals": {"constant": 0.0}}}], "arrays": [{"name": "x", "dtype": "f32", "shape": [4]}]}}));
+    let spec = pod(&program, 0).spec.unwrap();
+    assert_eq!(json!(spec.containers[0].security_context), restricted_profile());
+    assert_eq!(spec.security_context, None);
+
+    let own = json!({"securityContext": {"fsGroup": 2000}, "initContainers": [{"name": "fetch"}],
+        "containers": [{"name": "app", "securityContext": {"runAsUser": 1000}}]});
+    let with_sidecar = job(json!({"runtime": {"enabled": true},
+        "groups": [{"name": "main", "replicas": 1, "gpus": 1, "template": template(own)}]}));
+    let spec = pod(&with_sidecar, 0).spec.unwrap();
+    let inits = spec.init_containers.unwrap();
+    assert_eq!(json!(inits[0].security_context), restricted_profile());
+    assert_eq!(inits[1].security_context, None);
+    assert_eq!(json!(spec.containers[0].security_context), json!({"runAsUser": 1000}));
+    assert_eq!(json!(spec.security_context), json!({"fsGroup": 2000}));
+}
+
+#[test]
+fn a_sidecar_in_a_pod_that_its_template_makes_root_may_be_root() {
+    let own = json!({"securityContext": {"runAsUser": 0}, "containers": [{"name": "app"}]});
+    let job = job(json!({"runtime": {"enabled": true},
+        "groups": [{"name": "main", "replicas": 1, "gpus": 1, "template": template(own)}]}));
+    let sidecar = pod(&job, 0).spec.unwrap().init_containers.unwrap().remove(0);
+    let mut expected = restricted_profile();
+    expected.as_object_mut().unwrap().remove("runAsNonRoot");
+    assert_eq!(json!(sidecar.security_context), expected);
+}
+
 #[test]
 fn the_sidecar_is_told_how_long_a_request_may_keep_a_gpu() {
     let containers = json!({"containers": [{"name": "app"}]});

@@ -157,10 +157,9 @@ impl DeviceHandle {
     pub fn out_of_service(&self) -> Error {
         let reason = match &*self.health.borrow() {
             Health::OutOfService(reason) => reason.clone(),
-            Health::Stuck(limit) => format!(
-                "an operation has run for more than {} s, and CUDA cannot stop it: the runtime starts again, connect again",
-                limit.as_secs_f64()
-            ),
+            Health::Stuck(limit) => {
+                format!("an operation has run for more than {} s, and CUDA cannot stop it", limit.as_secs_f64())
+            }
             Health::Serving => "its thread has ended".to_owned(),
         };
         Error::OutOfService { gpu: self.info.index, reason }
@@ -217,8 +216,7 @@ impl Owner {
             let ruin = job(&mut device);
             self.work.end();
             let Some(ruin) = ruin else { continue };
-            let reason =
-                format!("after {ruin} CUDA works no more in this process: the runtime starts again, connect again");
+            let reason = format!("CUDA works no more in this process after {ruin}");
             tracing::error!(gpu = self.index, reason, "GPU out of service");
             self.health.send_replace(Health::OutOfService(reason));
             // Nothing in a dead context can be released; the process ends with it.

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use weft_program::Plan;
 
 use super::{Report, TERMINATION_LOG_BYTES, execute};
+use crate::answer::say;
 use crate::device::DeviceHandle;
 use crate::driver;
 
@@ -37,15 +38,18 @@ pub async fn main(file: &Path, json: bool, termination_log: &Path) -> u8 {
     };
     let report = report.finish(driver::gpu_uuids().unwrap_or_default());
     let line = report.to_json(TERMINATION_LOG_BYTES);
-    if json {
-        println!("{line}");
-    } else {
-        print!("{}", report.to_text());
-    }
+    let said = if json { say(&format!("{line}\n")) } else { say(&report.to_text()) };
     if let Err(error) = leave(termination_log, &line) {
         tracing::warn!(path = %termination_log.display(), %error, "the result could not be left for kubelet");
     }
-    code
+    match said {
+        Ok(()) => code,
+        Err(sentence) => {
+            eprintln!("weft-runtime: {sentence}");
+            // What the program itself came to says more.
+            code.max(1)
+        }
+    }
 }
 
 fn read(file: &Path) -> Result<Plan, String> {

@@ -1,6 +1,8 @@
 //! Arrays and matrices in files.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use weft_program::{DType, FileFormat};
@@ -32,7 +34,7 @@ pub fn read_array(
     Ok(data)
 }
 
-/// Writes an array.
+/// Writes an array: whole, or not at all, as on a full disk.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -44,9 +46,26 @@ pub fn write(
     shape: &[usize],
     data: &[u8],
 ) -> Result<(), Error> {
-    let mut bytes = if format == FileFormat::Npy { npy::header(dtype, shape) } else { Vec::new() };
-    bytes.extend_from_slice(data);
-    fs::write(path, bytes).map_err(|error| Error::file(shown, error))
+    let header = if format == FileFormat::Npy { npy::header(dtype, shape) } else { Vec::new() };
+    replace(path, &[&header, data]).map_err(|error| Error::file(shown, error))
+}
+
+/// Writes beside the file and renames. A link stays one, and what is no plain file, such as a pipe, is written to directly.
+fn replace(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        let mut file = fs::OpenOptions::new().write(true).open(&path)?;
+        return parts.iter().try_for_each(|part| file.write_all(part));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Readable as any new file is, not as a temporary one; the process's mask still takes from it.
+    let readable = fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().prefix(".weft-").permissions(readable).tempfile_in(folder)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    // Some file systems find that they are full only now.
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Reads a Matrix Market coordinate file that must have exactly this shape. Entries in the same place are added up.

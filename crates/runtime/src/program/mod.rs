@@ -8,11 +8,14 @@ mod npy;
 mod reference;
 mod report;
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use tokio::sync::watch;
-use weft_program::{ArgPlan, ArrayId, Expected, FilePlan, Op, Plan, SavePlan, SourceText, StepId, StepPlan, Tolerance};
+use weft_program::{
+    ArgPlan, ArrayId, ArrayPlan, Expected, FilePlan, Op, Plan, SavePlan, SourceText, StepId, StepPlan, Tolerance,
+};
 
 use crate::Error;
 use crate::device::{Device, Operand};
@@ -87,6 +90,7 @@ impl<'a> Run<'a> {
                 SourceText::Ptx(text) => device.load_ptx(&name, text)?,
             });
         }
+        has_room(device, plan)?;
         let mut arrays = Vec::with_capacity(plan.arrays.len());
         for (i, array) in plan.arrays.iter().enumerate() {
             let within = |error| within(format!("program.arrays[{i}] {:?}", array.name), error);
@@ -342,6 +346,28 @@ impl<'a> Run<'a> {
         });
         Ok(())
     }
+}
+
+/// Whether the arrays fit on the GPU, asked before the first is made: filling one in host memory takes minutes where it is
+/// larger than any GPU, or the host's memory.
+fn has_room(device: &Device, plan: &Plan) -> Result<(), Error> {
+    let needed: usize = plan.arrays.iter().map(ArrayPlan::bytes).sum();
+    let largest = plan.arrays.iter().enumerate().min_by_key(|(_, array)| Reverse(array.bytes()));
+    let Some((i, array)) = largest else { return Ok(()) };
+    let free = device.context().memory_free_bytes()?;
+    if needed as u64 <= free {
+        return Ok(());
+    }
+    let gigabytes = |bytes: f64| format!("{:.1} GB", bytes / 1e9);
+    Err(Error::argument(
+        format!("program.arrays[{i}] {:?}", array.name),
+        format!(
+            "the arrays take {} and GPU {} has {} free: use smaller arrays",
+            gigabytes(needed as f64),
+            device.info().index,
+            gigabytes(free as f64)
+        ),
+    ))
 }
 
 fn within(path: String, error: Error) -> Error {

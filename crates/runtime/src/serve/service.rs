@@ -193,7 +193,12 @@ fn status(error: &Error) -> Status {
         Error::Stuck { .. } => Code::DeadlineExceeded,
         Error::OutOfService { .. } => Code::Unavailable,
     };
-    Status::new(code, error.to_string())
+    let message = match error {
+        // What the client can do. A program and a probe, which meet this error too, are not started again.
+        Error::OutOfService { .. } => format!("{error}; the runtime starts again, connect again"),
+        error => error.to_string(),
+    };
+    Status::new(code, message)
 }
 
 /// As gRPC writes its codes.
