@@ -195,7 +195,8 @@ impl GpuNodeStatus {
 }
 
 impl GpuReport {
-    fn of(gpu: &Gpu) -> Self {
+    /// What the model says of a GPU; not how long that has been so, nor who holds it.
+    pub fn of(gpu: &Gpu) -> Self {
         let (health, reason) = match &gpu.health {
             topology::Health::Healthy => (Health::Healthy, None),
             topology::Health::Unhealthy { reason } => (Health::Unhealthy, Some(reason.to_string())),

@@ -60,15 +60,14 @@ fn gpu_report(
     before: Option<&GpuNodeStatus>,
     gpu: &weft_topology::Gpu,
 ) -> GpuReport {
-    let (health, reason) = match &gpu.health {
-        weft_topology::Health::Healthy => (Health::Healthy, None),
-        weft_topology::Health::Unhealthy { reason } => (Health::Unhealthy, Some(reason.to_string())),
-    };
+    let report = GpuReport::of(gpu);
     let standing = snapshot.standing.get(&gpu.uuid).and_then(|standing| time(standing.since));
     // An agent that restarted has only just seen the GPU; what it is has been so for longer.
     let known = before.and_then(|status| status.gpus.iter().find(|old| old.uuid == gpu.uuid.as_str()));
     let since = match known {
-        Some(old) if old.health == health && old.reason == reason && old.since.is_some() => old.since.clone(),
+        Some(old) if old.health == report.health && old.reason == report.reason && old.since.is_some() => {
+            old.since.clone()
+        }
         _ => standing,
     };
     let holder = match holders.of(gpu.uuid.as_str()) {
@@ -82,18 +81,10 @@ fn gpu_report(
         None => known.and_then(|old| old.holder.clone()),
     };
     GpuReport {
-        index: gpu.index,
-        uuid: gpu.uuid.to_string(),
-        product: gpu.product.to_string(),
-        memory_bytes: gpu.memory_bytes,
-        pci_bus_id: gpu.pci_bus_id.to_string(),
-        numa: gpu.numa,
-        mig_profile: gpu.mig_profile.as_ref().map(ToString::to_string),
-        health,
-        reason,
         fault: snapshot.standing.get(&gpu.uuid).and_then(|standing| standing.fault).map(|fault| fault.reason()),
         since,
         holder,
+        ..report
     }
 }
 

@@ -359,7 +359,9 @@ impl Controller {
         for pod in decision.void {
             self.index.forget(&pod);
         }
-        let again = created(&decision.actions).into_iter().filter(|pod| self.index.assumed(pod).is_some()).collect();
+        let mut again = created(&decision.actions);
+        let creates = !again.is_empty();
+        again.retain(|pod| self.index.assumed(pod).is_some());
         for (pod, node, claim) in decision.assume {
             self.index.assume(&key, &uid, pod, node, claim);
         }
@@ -373,7 +375,7 @@ impl Controller {
         state.busy = true;
         state.decided = Some(now);
         state.again = again;
-        state.creates = decision.actions.iter().any(|action| matches!(action, Action::CreatePod(_)));
+        state.creates = creates;
         let status = changed.then_some(decision.status);
         let (actions, notes) = (decision.actions, decision.notes);
         Some(Batch { job: Some(job), status, actions, notes, ..Batch::new(key, uid) })

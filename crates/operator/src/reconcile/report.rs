@@ -159,7 +159,6 @@ impl Work<'_> {
         self.set(Phase::Failed, message);
         // Whatever was decided before about pods of a job that goes on is void.
         self.decision.actions.retain(|action| matches!(action, Action::DeletePod { .. }));
-        self.decision.assume.clear();
         self.after_the_end();
     }
 
