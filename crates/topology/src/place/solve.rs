@@ -13,7 +13,7 @@ use super::several::MOST_STEPS;
 use super::table::{Split, Spread, Terms, packed};
 use super::{Eligibility, Placement, Preference, Term, Worker, explain};
 use crate::gang::Gang;
-use crate::tree::{ROOT, Tree};
+use crate::tree::{BuildMixing, ROOT, Tree};
 use crate::why::NoPlacement;
 use crate::{Cluster, GpuSet, NodeName};
 
@@ -205,7 +205,7 @@ impl<'a> Search<'a> {
         let tree = self.cluster.tree();
         let levels = self.levels();
         let mut state = self.start.clone();
-        let mut rings: HashMap<*const Packed, Vec<GpuSet>> = HashMap::new();
+        let mut rings: HashMap<*const Packed, Vec<GpuSet>, BuildMixing> = HashMap::default();
         let mut sets: BTreeMap<(usize, u32), std::vec::IntoIter<GpuSet>> = BTreeMap::new();
         for &group in &self.order {
             let ask = &self.question.asks[group];

@@ -221,7 +221,7 @@ impl<'s, 'a> Vacancy<'s, 'a> {
 
     /// The fewest nodes below a domain that have room for so many workers, or fewer.
     pub(super) fn fewest_hosts(&self, id: u32, workers: u32) -> u32 {
-        if !bounded(self.ask) {
+        if !bounded(self.ask) || workers <= 1 {
             return u32::from(workers > 0);
         }
         let mut rest = workers;
@@ -261,6 +261,17 @@ impl<'s, 'a> Vacancy<'s, 'a> {
             }
         }
         left
+    }
+
+    /// What the workers leave over at least in the domain right below a domain that they are all in.
+    pub(super) fn least_left_in_child(&self, id: u32, workers: u32) -> u32 {
+        if !bounded(self.ask) {
+            return 0;
+        }
+        let tree = self.state.tree;
+        let children = tree.domain(id).children.iter().map(|&child| tree.domain(child));
+        let roomy = children.filter(|child| child.room(self.ask.group.gpus) >= workers);
+        roomy.map(|child| child.free).min().map_or(0, |free| free - self.ask.group.gpus * workers)
     }
 
     /// Where the workers fit on one node below a domain: what they leave over at least in each domain in between, the

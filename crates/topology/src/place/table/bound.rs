@@ -60,6 +60,9 @@ impl<'s, 'a> Spread<'s, 'a> {
                     }
                     let left = self.vacancy.least_left(id, workers, fewest);
                     set(&mut bound, self.terms.left(levels - 1), i64::from(left));
+                    if fewest > 1 && at + 1 == level {
+                        set(&mut bound, self.terms.left(at), i64::from(self.vacancy.least_left_in_child(id, workers)));
+                    }
                     if fewest == 1
                         && let Some(between) = self.vacancy.least_left_between(id, workers)
                     {

@@ -93,19 +93,20 @@ impl<'s, 'a> Spread<'s, 'a> {
     ) {
         let tree = self.state.tree;
         let domain = tree.domain(id);
+        // Those that look alike cost the same at least, unless the gang is in one of them.
+        let skips = !self.begun && self.ask.slices.is_empty();
         let mut last = None;
         for (nth, &child) in domain.children.iter().enumerate() {
-            let place = Place::Domain(child);
-            if !self.may_hold(place, level, workers) {
+            let look = skips.then(|| tree.domain(child).signature);
+            if look.is_some() && look == last {
                 continue;
             }
-            // They cost the same at least, unless the gang is in one of them.
-            let look = (!self.begun && self.ask.slices.is_empty()).then(|| tree.domain(child).signature);
-            if look.is_none() || look != last {
+            let place = Place::Domain(child);
+            if self.may_hold(place, level, workers) {
                 let bound = self.bound(above, place, level, workers);
                 open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: look.and(Some(nth)) }));
+                last = look;
             }
-            last = look;
         }
         for (nth, &seat) in domain.seats.iter().enumerate() {
             let place = Place::Seat(seat);
