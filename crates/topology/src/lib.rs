@@ -109,6 +109,7 @@ pub mod place;
 mod resources;
 mod seat;
 mod shared;
+mod stock;
 pub mod situation;
 mod tree;
 mod trie;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::pages::Pages;
+use crate::stock::{Stock, Stocks};
 use crate::trie::Trie;
 use crate::{DomainName, NodeName, Seat};
 
@@ -12,12 +13,30 @@ pub(crate) const ROOT: u32 = 0;
 /// Domains and seats by number. Numbers of what was removed are used again. A clone shares everything until it changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
-    levels: usize,
+    /// What there is at each level above the node, the outermost first.
+    levels: Box<[Level]>,
     domains: Pages<Arc<Domain>>,
     seats: Pages<Place>,
     by_name: Trie<NodeName, u32>,
     unused_domains: Vec<u32>,
     unused_seats: Vec<u32>,
+}
+
+/// The domains of one level.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Level {
+    pub(crate) domains: u32,
+    /// Those whose nodes lack the label.
+    pub(crate) unnamed: u32,
+}
+
+impl Level {
+    fn count(&mut self, key: &Key, count: impl Fn(&mut u32)) {
+        count(&mut self.domains);
+        if key.name.is_none() {
+            count(&mut self.unnamed);
+        }
+    }
 }
 
 /// A place for a seat, and the innermost domain that it is in.
@@ -50,6 +69,8 @@ pub(crate) struct Domain {
     pub(crate) nvlinked: u32,
     /// How many nodes below have so many whole GPUs for new work, by that number; not longer than needed.
     pub(crate) by_free: Vec<u32>,
+    /// How many nodes below there are of each kind of stock.
+    pub(crate) stocks: Stocks,
     /// Room for workers of one, two, … whole GPUs each, as [`Self::room`] says it.
     rooms: [u32; SUMMED],
     /// For nodes of one, two, … free whole GPUs, where they are tightest, as [`Self::tightest`] says it.
@@ -162,13 +183,23 @@ impl Tree {
         let mut domains = Pages::new();
         domains.push(Arc::new(Domain::default()));
         Self {
-            levels,
+            levels: vec![Level::default(); levels].into(),
             domains,
             seats: Pages::new(),
             by_name: Trie::new(),
             unused_domains: Vec::new(),
             unused_seats: Vec::new(),
         }
+    }
+
+    /// Levels above the node.
+    pub(crate) fn levels(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// What there is at a level above the node.
+    pub(crate) fn level(&self, depth: usize) -> Option<Level> {
+        self.levels.get(depth).copied()
     }
 
     pub(crate) fn domain(&self, id: u32) -> &Domain {
@@ -212,7 +243,7 @@ impl Tree {
     /// The domains of a level, in the order of their paths.
     pub(crate) fn domains_at(&self, depth: usize) -> Vec<u32> {
         let mut level = vec![ROOT];
-        for _ in 0..=depth.min(self.levels) {
+        for _ in 0..=depth.min(self.levels.len()) {
             level = level.iter().flat_map(|&id| self.domain(id).children.iter().copied()).collect();
         }
         level
@@ -290,7 +321,10 @@ impl Tree {
         }
         self.unused_seats.push(id);
         while at != ROOT && self.domain(at).nodes == 0 {
-            let parent = self.domain(at).parent;
+            let (parent, depth) = (self.domain(at).parent, self.domain(at).depth);
+            if let Some(level) = depth.and_then(|depth| self.levels.get_mut(depth)) {
+                level.count(&self.domains[at].key, |count| *count -= 1);
+            }
             self.domain_mut(parent).children.retain(|&other| other != at);
             self.unused_domains.push(at);
             at = parent;
@@ -317,6 +351,9 @@ impl Tree {
             at = match self.domain(at).children.binary_search_by(|&child| self.domain(child).key.cmp(&key)) {
                 Ok(found) => self.domain(at).children[found],
                 Err(position) => {
+                    if let Some(level) = self.levels.get_mut(depth) {
+                        level.count(&key, |count| *count += 1);
+                    }
                     let domain = Arc::new(Domain { key, parent: at, depth: Some(depth), ..Domain::default() });
                     let id = match self.unused_domains.pop() {
                         Some(id) => {
@@ -381,6 +418,7 @@ impl Tree {
                 }
                 domain.by_free[at] += 1;
             }
+            domain.stocks.replace(before.stock, now.stock);
             if at == ROOT {
                 break;
             }
@@ -415,7 +453,7 @@ impl Tree {
             }
         }
         for gpus in 1..=SUMMED {
-            let levels = self.domain(id).depth.map_or(0, |depth| self.levels - 1 - depth).min(LEVELS);
+            let levels = self.domain(id).depth.map_or(0, |depth| self.levels.len() - 1 - depth).min(LEVELS);
             for between in 0..levels {
                 let room = |tree: &Self, id: u32| (tree.room_within(id, gpus, between), id);
                 let (before, now) = (self.domain(id).roomy.get(gpus - 1).map(|all| all[between]), room(self, child));
@@ -436,7 +474,7 @@ impl Tree {
     /// The most room in one domain of a level that is this one or below it.
     fn room_within(&self, id: u32, gpus: usize, between: usize) -> u32 {
         let domain = self.domain(id);
-        let own = domain.depth.is_some_and(|depth| self.levels - 1 - depth == between);
+        let own = domain.depth.is_some_and(|depth| self.levels.len() - 1 - depth == between);
         if own { domain.rooms[gpus - 1] } else { domain.roomy.get(gpus - 1).map_or(0, |all| all[between].0) }
     }
 
@@ -447,7 +485,7 @@ impl Tree {
             return Tight::NOWHERE;
         }
         let mut tight = domain.tight.get(free - 1).copied().unwrap_or(Tight { free: [0; LEVELS], child: id });
-        let between = domain.depth.map_or(0, |depth| self.levels - 1 - depth);
+        let between = domain.depth.map_or(0, |depth| self.levels.len() - 1 - depth);
         if let Some(own) = tight.free.get_mut(between) {
             *own = domain.free;
         }
@@ -464,6 +502,7 @@ struct Sums {
     nvlinked: u32,
     whole: u32,
     signature: u64,
+    stock: Option<Stock>,
 }
 
 impl Sums {
@@ -475,6 +514,7 @@ impl Sums {
             nvlinked: u32::from(seat.member.node.nvlink_domain().is_some()),
             whole: seat.free_whole(),
             signature: seat.signature,
+            stock: Some(Stock::of(seat)),
         })
     }
 }

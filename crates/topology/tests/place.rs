@@ -213,6 +213,28 @@ proptest! {
         let best = brute_force(&cluster, &gang, &kept_off);
         compare(place_where(&cluster, &gang, &keeping_off(&kept_off)), best, &cluster, &gang)?;
     }
+
+    #[test]
+    fn a_refusal_says_the_same_from_sums_as_from_looking_at_every_node(
+        (cluster, (gang, _)) in (clusters(0..=12), gangs()), gone in any::<u16>(), sick in any::<u64>(), more in 0u32..30,
+    ) {
+        let mut cluster = cluster;
+        let nodes: Vec<NodeName> = cluster.nodes().map(|seat| seat.name().clone()).collect();
+        for (i, name) in nodes.iter().enumerate() {
+            let mut member = cluster.member(name).unwrap();
+            let mut facts = NodeFacts::from(member.node.clone());
+            for gpu in facts.gpus.iter_mut().filter(|gpu| sick >> (5 * i + gpu.index as usize) & 0b11 == 0b11) {
+                gpu.health = Health::Unhealthy { reason: "Xid 79".into() };
+            }
+            member.node = Node::new(facts).unwrap();
+            cluster.upsert(member);
+            if gone >> i & 0b11 == 0b11 {
+                cluster.remove(name);
+            }
+        }
+        let gang = Gang { groups: vec![Group { replicas: more, slices: vec![], ..gang.groups[0].clone() }], ..gang };
+        prop_assert_eq!(place(&cluster, &gang), place_where(&cluster, &gang, &|_, _| Ok(())));
+    }
 }
 
 proptest! {

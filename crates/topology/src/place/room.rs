@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ranks::Place;
 use super::{Eligibility, joined};
 use crate::gang::Group;
+use crate::stock::{Lack, Stock};
 use crate::tree::Tree;
 use crate::why::Exclusion;
 use crate::{Gpu, GpuSet, Level, Resources, Seat, Standing};
@@ -98,12 +99,6 @@ impl<'a> State<'a> {
         free.intersection(suitable(seat, group))
     }
 
-    /// How many GPUs of a seat can still be given to workers of `group`.
-    pub(super) fn free_count(&self, id: u32, group: &Group) -> u32 {
-        let unidentified = self.seat(id).map_or(0, |seat| seat.unidentified);
-        (self.free(id, group).len() as u32).saturating_sub(unidentified)
-    }
-
     /// GPUs of any kind that can still be given away on a seat.
     pub(super) fn free_on(&self, id: u32) -> u32 {
         let Some(seat) = self.seat(id) else { return 0 };
@@ -189,37 +184,34 @@ impl<'a> State<'a> {
         if needs == 0 {
             return Ok(u32::MAX);
         }
-        let free = self.free_count(id, group);
-        let node = &seat.member.node;
-        if free >= needs {
-            let Some(joined) = group.joined_by.filter(|_| needs > 1) else { return Ok(free / needs) };
-            let gpus = self.free(id, group);
-            return match joined::most(node.wiring(), gpus, needs as usize, joined).min(free / needs) {
-                0 => Err(Exclusion::Wires { joined, has: joined::largest(node.wiring(), gpus, joined), needs }),
-                room => Ok(room),
-            };
-        }
-        let suitable = suitable(seat, group);
-        if suitable.is_empty() && !node.gpus().is_empty() {
-            let first = &node.gpus()[0];
-            let has = match &first.mig_profile {
-                Some(profile) => format!("{} in {profile} slices", first.product),
-                None => first.product.to_string(),
-            };
-            return Err(Exclusion::WrongProduct { has });
-        }
-        let count = |set: GpuSet| set.len() as u32;
-        let healthy = suitable.intersection(seat.healthy);
-        let unheld = count(healthy.difference(seat.taken)).saturating_sub(seat.unidentified);
-        Err(if count(suitable) < needs {
-            Exclusion::TooFewGpus { has: count(suitable), needs }
-        } else if count(healthy) < needs {
-            Exclusion::GpusUnhealthy { healthy: count(healthy), needs }
-        } else if unheld < needs {
-            Exclusion::GpusTaken { free: unheld, needs }
-        } else {
-            Exclusion::PlannedForAnother { free, needs }
+        let (node, suitable, gpus) = (&seat.member.node, suitable(seat, group), self.free(id, group));
+        let stock = Stock::among(seat, suitable, gpus);
+        let free = u32::from(stock.free);
+        Err(match stock.lack(needs) {
+            None => {
+                let Some(joined) = group.joined_by.filter(|_| needs > 1) else { return Ok(free / needs) };
+                let room = joined::most(node.wiring(), gpus, needs as usize, joined).min(free / needs);
+                if room > 0 {
+                    return Ok(room);
+                }
+                Exclusion::Wires { joined, has: joined::largest(node.wiring(), gpus, joined), needs }
+            }
+            Some(Lack::NotReady) => Exclusion::NotReady,
+            Some(Lack::Cordoned) => Exclusion::Cordoned,
+            Some(Lack::Product) => Exclusion::WrongProduct { has: node.gpus().first().map(has).unwrap_or_default() },
+            Some(Lack::Gpus) => Exclusion::TooFewGpus { has: stock.suitable.into(), needs },
+            Some(Lack::Healthy) => Exclusion::GpusUnhealthy { healthy: stock.healthy.into(), needs },
+            Some(Lack::Unheld) => Exclusion::GpusTaken { free: stock.unheld.into(), needs },
+            Some(Lack::Unplanned) => Exclusion::PlannedForAnother { free, needs },
         })
+    }
+}
+
+/// A GPU in the words in which a product is asked for.
+fn has(gpu: &Gpu) -> String {
+    match &gpu.mig_profile {
+        Some(profile) => format!("{} in {profile} slices", gpu.product),
+        None => gpu.product.to_string(),
     }
 }
 
