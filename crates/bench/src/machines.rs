@@ -51,8 +51,8 @@ pub struct Filled {
 }
 
 /// Nodes of eight H100 in racks of 16 and blocks of 8 racks; `fill` of the GPUs are held by jobs of 1, 2, 4 and 8 GPUs
-/// that sit where they happened to land.
-pub fn filled(nodes: usize, fill: f64) -> Result<Filled> {
+/// that sit where they happened to land, which `seed` says.
+pub fn filled(nodes: usize, fill: f64, seed: u64) -> Result<Filled> {
     let levels = vec![LevelLabel::new("block", "block"), LevelLabel::new("rack", "rack")];
     let mut cluster = Cluster::new(levels)?;
     for n in 0..nodes {
@@ -66,7 +66,7 @@ pub fn filled(nodes: usize, fill: f64) -> Result<Filled> {
             allocatable: Resources::new(),
         });
     }
-    let mut random = Random::new(0x5eed);
+    let mut random = Random::new(0x5eed + seed);
     let mut held = Vec::new();
     let (total, mut taken) = (nodes as f64 * 8.0, 0.0);
     while taken < total * fill {

@@ -32,8 +32,35 @@ impl Measured {
     }
 }
 
+/// Single times of a decision, on one input or on several.
+#[derive(Clone, Debug, Default)]
+pub struct Samples {
+    times_us: Vec<f64>,
+    allocations: u64,
+}
+
+impl Samples {
+    pub fn new(times_us: Vec<f64>, allocations: u64) -> Self {
+        Self { times_us, allocations }
+    }
+
+    pub fn append(&mut self, mut other: Self) {
+        self.times_us.append(&mut other.times_us);
+        self.allocations += other.allocations;
+    }
+
+    pub fn measured(self) -> Measured {
+        Measured::of(self.times_us, self.allocations)
+    }
+}
+
 /// Measures `decision`, after a tenth of the repeats to warm up.
-pub fn measure<T>(repeats: usize, mut decision: impl FnMut() -> T) -> Measured {
+pub fn measure<T>(repeats: usize, decision: impl FnMut() -> T) -> Measured {
+    sample(repeats, decision).measured()
+}
+
+/// The single times of `decision`, after a tenth of the repeats to warm up.
+pub fn sample<T>(repeats: usize, mut decision: impl FnMut() -> T) -> Samples {
     for _ in 0..repeats / 10 + 1 {
         black_box(decision());
     }
@@ -46,7 +73,7 @@ pub fn measure<T>(repeats: usize, mut decision: impl FnMut() -> T) -> Measured {
         // Freeing the answer is not part of deciding.
         drop(answer);
     }
-    Measured::of(times, counting::allocations() - before)
+    Samples::new(times, counting::allocations() - before)
 }
 
 /// How the other did on the same input.

@@ -7,7 +7,7 @@ use weft_topology::{Claim, Cluster, Exclusion, Gang, GpuUuid, Group, NodeName, O
 
 use crate::counting;
 use crate::machines::{Filled, filled, node_name};
-use crate::measure::{Against, Line, Measured, Printer, measure};
+use crate::measure::{Against, Line, Measured, Printer, Samples, sample};
 use crate::random::Random;
 use crate::rivals::{Ask, Split, View, best_fit};
 
@@ -16,59 +16,126 @@ const GANGS: [(u32, u32); 5] = [(1, 1), (1, 8), (8, 8), (64, 8), (512, 8)];
 
 const SIZES: [usize; 2] = [5_000, 10_000];
 
+/// Each case is measured on so many clusters, since one that happens to be filled in an odd way says little.
+const CLUSTERS: u64 = 15;
+
+/// What was measured of one case, on all clusters so far.
+struct Case {
+    name: String,
+    ours: Samples,
+    theirs: Option<BestFit>,
+    /// What only this case has, summed over clusters.
+    extra: Option<(&'static str, f64)>,
+}
+
+/// Best fit on the same clusters.
+struct BestFit {
+    times: Samples,
+    /// Counting the nodes first.
+    counting: Samples,
+    /// Sums of the objective, ours and theirs.
+    objective: (f64, f64),
+}
+
+impl Case {
+    fn alone(name: &str, ours: Samples, extra: Option<(&'static str, f64)>) -> Self {
+        Self { name: name.to_owned(), ours, theirs: None, extra }
+    }
+
+    fn append(&mut self, other: Self) {
+        self.ours.append(other.ours);
+        if let (Some(mine), Some(theirs)) = (&mut self.theirs, other.theirs) {
+            mine.times.append(theirs.times);
+            mine.counting.append(theirs.counting);
+            mine.objective.0 += theirs.objective.0;
+            mine.objective.1 += theirs.objective.1;
+        }
+        if let (Some((_, sum)), Some((_, value))) = (&mut self.extra, other.extra) {
+            *sum += value;
+        }
+    }
+
+    fn line(self) -> Line<'static> {
+        let ours = self.ours.measured();
+        let mut extra: Vec<(&str, f64)> = self.extra.into_iter().collect();
+        extra.iter_mut().for_each(|(_, sum)| *sum /= CLUSTERS as f64);
+        let Some(BestFit { times, counting, objective: (mine, theirs) }) = self.theirs else {
+            return Line { bench: "place", case: self.name, ours, against: "nothing", theirs: None, extra };
+        };
+        let measured = times.measured();
+        extra.push(("ratio_time_with_snapshot", (measured.p50_us + counting.measured().p50_us) / ours.p50_us));
+        // Where neither finds room, neither is better.
+        let objective = Some(if mine == theirs { 1.0 } else { theirs / mine });
+        let theirs = Some(Against { measured, objective });
+        let against = "best fit over all nodes; racks used + nodes broken";
+        Line { bench: "place", case: self.name, ours, against, theirs, extra }
+    }
+}
+
 pub fn run(print: Printer) -> Result<()> {
     // The 5,000-node figures by case, for the ratio that larger clusters are held to.
     let mut smaller: HashMap<String, Measured> = HashMap::new();
-    let mut report = |case: &str, nodes: usize, fill: f64, mut line: Line<'_>| {
-        let key = format!("{case},fill={fill}");
-        if nodes == SIZES[0] {
-            smaller.insert(key, line.ours);
-        } else if let Some(before) = smaller.get(&key) {
-            line.extra.push(("p50_ratio_to_5000_nodes", line.ours.p50_us / before.p50_us));
-            line.extra.push(("p99_ratio_to_5000_nodes", line.ours.p99_us / before.p99_us));
-        }
-        line.case = format!("{case},nodes={nodes},fill={fill}");
-        print.line(&line);
-    };
-    let alone =
-        |ours, extra| Line { bench: "place", case: String::new(), ours, against: "nothing", theirs: None, extra };
     for nodes in SIZES {
         for fill in [0.0, 0.5, 0.8] {
-            let before = (counting::live_bytes(), counting::allocations());
-            let Filled { mut cluster, mut held } = filled(nodes, fill)?;
-            // Who holds what is on our list for the case `mixed`, and no part of the cluster.
-            let list = (held.capacity() * size_of::<(Owner, u32)>()) as i64;
-            let bytes = (counting::live_bytes() - before.0 - list) as f64 / nodes as f64;
-            let view = View::of(&cluster);
-            for (workers, gpus) in GANGS {
-                let gang = Gang { groups: vec![Group::new("w", workers, gpus)], ..Gang::default() };
-                let (case, line) = against_best_fit(&cluster, &view, &gang, &|_| true)?;
-                report(&case, nodes, fill, line);
+            let mut cases: Vec<Case> = Vec::new();
+            for seed in 0..CLUSTERS {
+                for case in on_one_cluster(nodes, fill, seed)? {
+                    match cases.iter_mut().find(|other| other.name == case.name) {
+                        Some(other) => other.append(case),
+                        None => cases.push(case),
+                    }
+                }
             }
-            // A selector that every fourth node matches, as a pool of a team.
-            let gang = Gang { groups: vec![Group::new("w", 8, 8)], ..Gang::default() };
-            let (case, line) = against_best_fit(&cluster, &view, &gang, &|node| node % 4 == 0)?;
-            report(&format!("selector,{case}"), nodes, fill, line);
-
-            report("event", nodes, fill, alone(events(&mut cluster, nodes), vec![]));
-            report("snapshot", nodes, fill, alone(measure(20, || cluster.clone()), vec![]));
-            let (mixed, per_second) = mixed(&mut cluster, &mut held, fill)?;
-            report("mixed", nodes, fill, alone(mixed, vec![("decisions_per_second", per_second)]));
-            let member = cluster.member(&node_name(0).into()).context("the first node")?;
-            let upsert = measure(200, || cluster.upsert(member.clone()));
-            report("node_changed", nodes, fill, alone(upsert, vec![("bytes_per_node", bytes)]));
+            for case in cases {
+                let mut line = case.line();
+                let key = format!("{},fill={fill}", line.case);
+                if nodes == SIZES[0] {
+                    smaller.insert(key, line.ours);
+                } else if let Some(before) = smaller.get(&key) {
+                    line.extra.push(("p50_ratio_to_5000_nodes", line.ours.p50_us / before.p50_us));
+                    line.extra.push(("p99_ratio_to_5000_nodes", line.ours.p99_us / before.p99_us));
+                }
+                line.case = format!("{},nodes={nodes},fill={fill}", line.case);
+                print.line(&line);
+            }
         }
     }
     Ok(())
 }
 
+fn on_one_cluster(nodes: usize, fill: f64, seed: u64) -> Result<Vec<Case>> {
+    let before = (counting::live_bytes(), counting::allocations());
+    let Filled { mut cluster, mut held } = filled(nodes, fill, seed)?;
+    // Who holds what is on our list for the case `mixed`, and no part of the cluster.
+    let list = (held.capacity() * size_of::<(Owner, u32)>()) as i64;
+    let bytes = (counting::live_bytes() - before.0 - list) as f64 / nodes as f64;
+    let view = View::of(&cluster);
+    let gang = |workers, gpus| Gang { groups: vec![Group::new("w", workers, gpus)], ..Gang::default() };
+    let mut cases = Vec::new();
+    for (workers, gpus) in GANGS {
+        cases.push(against_best_fit(&cluster, &view, &gang(workers, gpus), "", &|_| true));
+    }
+    // A selector that every fourth node matches, as a pool of a team.
+    cases.push(against_best_fit(&cluster, &view, &gang(8, 8), "selector,", &|node| node % 4 == 0));
+
+    cases.push(Case::alone("event", events(&mut cluster, nodes), None));
+    cases.push(Case::alone("snapshot", sample(20, || cluster.clone()), None));
+    let (times, per_second) = mixed(&mut cluster, &mut held, fill);
+    cases.push(Case::alone("mixed", times, Some(("decisions_per_second", per_second))));
+    let member = cluster.member(&node_name(0).into()).context("the first node")?;
+    let upsert = sample(200, || cluster.upsert(member.clone()));
+    cases.push(Case::alone("node_changed", upsert, Some(("bytes_per_node", bytes))));
+    Ok(cases)
+}
+
 /// One gang, placed by both on the nodes that `eligible` tells by number.
-fn against_best_fit<'a>(
+fn against_best_fit(
     cluster: &Cluster,
     view: &View,
     gang: &Gang,
+    prefix: &str,
     eligible: &dyn Fn(usize) -> bool,
-) -> Result<(String, Line<'a>)> {
+) -> Case {
     let group = &gang.groups[0];
     let selected = |_: &Group, node: &NodeName| {
         let number = node.as_str()[1..].parse().unwrap_or(0);
@@ -76,30 +143,27 @@ fn against_best_fit<'a>(
     };
     let everywhere = (0..view.hosts.len()).all(eligible);
     let decide = || if everywhere { place(cluster, gang) } else { place_where(cluster, gang, &selected) };
-    let ours = measure(300, decide);
+    let ours = sample(100, decide);
     let mut view = view.clone();
     for (n, host) in view.hosts.iter_mut().enumerate() {
         host.kind = if eligible(n) { 1 } else { 2 };
     }
     let rack = view.children.len() - 1;
     let ask = Ask { workers: group.replicas, gpus: group.gpus, kinds: 1, required: None, preferred: Some(rack) };
-    let measured = measure(50, || best_fit::place(&view, &ask));
-    let counting_anew = measure(5, || View::of(cluster));
+    let times = sample(10, || best_fit::place(&view, &ask));
+    let counting = sample(2, || View::of(cluster));
     let (mine, theirs) = (decide(), best_fit::place(&view, &ask));
     let value = |split: &Split| (view.used(split, rack) + view.opened(split, group.gpus)) as f64;
     let objective = match (&mine, &theirs) {
-        (Ok(mine), Some(theirs)) => Some(value(theirs) / value(&split(mine)).max(1.0)),
-        // Neither finds room, and neither is better.
-        (Err(_), None) => Some(1.0),
-        (Ok(_), None) => Some(f64::MAX),
-        (Err(_), Some(_)) => Some(0.0),
+        (Ok(mine), Some(theirs)) => (value(&split(mine)), value(theirs)),
+        (Err(_), None) => (0.0, 0.0),
+        // Who finds no room where there is some is as bad as can be.
+        (Ok(_), None) => (0.0, f64::MAX),
+        (Err(_), Some(_)) => (f64::MAX, 0.0),
     };
     let refused = if mine.is_err() { ",refused" } else { "" };
-    let case = format!("gang={}x{}{refused}", group.replicas, group.gpus);
-    let against = "best fit over all nodes; racks used + nodes broken";
-    let theirs = Some(Against { measured, objective });
-    let extra = vec![("ratio_time_with_snapshot", (measured.p50_us + counting_anew.p50_us) / ours.p50_us)];
-    Ok((case, Line { bench: "place", case: String::new(), ours, against, theirs, extra }))
+    let name = format!("{prefix}gang={}x{}{refused}", group.replicas, group.gpus);
+    Case { name, ours, theirs: Some(BestFit { times, counting, objective }), extra: None }
 }
 
 fn split(placement: &Placement) -> Split {
@@ -115,7 +179,7 @@ fn split(placement: &Placement) -> Split {
 }
 
 /// A GPU is taken on some node, then freed: one event each.
-fn events(cluster: &mut Cluster, nodes: usize) -> Measured {
+fn events(cluster: &mut Cluster, nodes: usize) -> Samples {
     let mut random = Random::new(1);
     let owner = Owner::from("event");
     let claims: Vec<(NodeName, Claim)> = (0..1_000)
@@ -126,7 +190,7 @@ fn events(cluster: &mut Cluster, nodes: usize) -> Measured {
         })
         .collect();
     let mut next = 0;
-    let measured = measure(10_000, || {
+    let times = sample(10_000, || {
         if next % 2 == 0 {
             let (node, claim) = &claims[next / 2 % claims.len()];
             cluster.claim(node, owner.clone(), claim.clone());
@@ -136,12 +200,12 @@ fn events(cluster: &mut Cluster, nodes: usize) -> Measured {
         next += 1;
     });
     cluster.release(&owner);
-    measured
+    times
 }
 
 /// Jobs of 1, 2, 4 and 8 GPUs come, each in place of earlier ones, so that the cluster stays as full as it is: the time of
 /// a decision, and decisions per second with the events that they bring.
-fn mixed(cluster: &mut Cluster, held: &mut Vec<(Owner, u32)>, fill: f64) -> Result<(Measured, f64)> {
+fn mixed(cluster: &mut Cluster, held: &mut Vec<(Owner, u32)>, fill: f64) -> (Samples, f64) {
     let gangs = [1, 2, 4, 8].map(|gpus| Gang { groups: vec![Group::new("w", 1, gpus)], ..Gang::default() });
     let mut random = Random::new(2);
     let mut times = Vec::new();
@@ -172,5 +236,5 @@ fn mixed(cluster: &mut Cluster, held: &mut Vec<(Owner, u32)>, fill: f64) -> Resu
         }
     }
     let per_second = times.len() as f64 / start.elapsed().as_secs_f64();
-    Ok((Measured::of(times, allocations), per_second))
+    (Samples::new(times, allocations), per_second)
 }
