@@ -268,6 +268,28 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn over_several_of_many_racks_a_gang_is_placed_as_well_as_can_be(
+        nodes in prop::collection::vec((0usize..7, prop::sample::select(vec![0u64, 0, 0b0001, 0b0011, 0b0101, 0b0111, 0b1111])), 8..=12),
+        replicas in 3u32..=7, gpus in 1u32..=4,
+    ) {
+        let mut cluster = Cluster::new(vec![LevelLabel::new("rack", "rack")]).unwrap();
+        for (i, (rack, held)) in nodes.into_iter().enumerate() {
+            let name = format!("n{i:02}");
+            let machine = if i % 3 == 0 { machines::pcie(&name, 4) } else { machines::bridged(&name, 4) };
+            let gpus = machine.uuids(GpuSet::from_bits(held));
+            cluster.upsert(member(machine, &[("rack", rack.to_string().as_str())]));
+            cluster.claim(&name.as_str().into(), name.as_str().into(), Claim { gpus, ..Default::default() });
+        }
+        let gang = Gang { groups: vec![Group::new("worker", replicas, gpus)], ..Default::default() };
+        let best = brute_force(&cluster, &gang, &BTreeSet::new());
+        compare(place(&cluster, &gang), best, &cluster, &gang)?;
+    }
+}
+
 #[test]
 fn of_equal_nodes_the_first_of_the_first_zone_is_taken_also_where_it_comes_later_there() {
     let mut cluster = zones_and_racks();

@@ -31,22 +31,22 @@ const FEW_WORDS: usize = 4;
 const MANY_WORDS: usize = 12;
 
 /// An objective, packed.
-type Row<const W: usize> = [i64; W];
+pub(super) type Row<const W: usize> = [i64; W];
 
 /// What one child may take: nothing, or `least` to `most` workers.
 #[derive(Clone, Copy)]
-struct Part {
-    place: Place,
+pub(super) struct Part {
+    pub(super) place: Place,
     /// The most that it has room for.
-    room: u32,
-    least: u32,
-    most: u32,
+    pub(super) room: u32,
+    pub(super) least: u32,
+    pub(super) most: u32,
     /// Whether nothing is allowed, too.
-    optional: bool,
+    pub(super) optional: bool,
 }
 
 /// Where each term lies: its word and how far it is shifted.
-struct Layout {
+pub(super) struct Layout {
     at: Vec<(u8, u8)>,
     words: usize,
 }
@@ -74,25 +74,25 @@ impl Layout {
         Self { at, words: usize::from(word) + 1 }
     }
 
-    fn add<const W: usize>(&self, row: &mut Row<W>, term: usize, value: i64) {
+    pub(super) fn add<const W: usize>(&self, row: &mut Row<W>, term: usize, value: i64) {
         let (word, shift) = self.at[term];
         row[usize::from(word)] += value << shift;
     }
 }
 
-fn sum<const W: usize>(a: &Row<W>, b: &Row<W>) -> Row<W> {
+pub(super) fn sum<const W: usize>(a: &Row<W>, b: &Row<W>) -> Row<W> {
     std::array::from_fn(|word| a[word] + b[word])
 }
 
 /// *f(d, t)* for some *t*: where in [`Run::rows`].
-type Rows = std::ops::Range<usize>;
+pub(super) type Rows = std::ops::Range<usize>;
 
 /// What one run of the dynamic programme knows.
-struct Run<const W: usize> {
-    layout: Layout,
+pub(super) struct Run<const W: usize> {
+    pub(super) layout: Layout,
     steps: u64,
     /// Of all places, one after the other; none where so many workers cannot be there.
-    rows: Vec<Option<Row<W>>>,
+    pub(super) rows: Vec<Option<Row<W>>>,
     /// By signature of an idle domain, least and most workers. Where pods run, few domains look alike.
     known: HashMap<(u64, u32, u32), Rows, BuildMixing>,
     /// Lists to be used again.
@@ -100,7 +100,7 @@ struct Run<const W: usize> {
 }
 
 /// The programme took too many steps.
-struct TooLong;
+pub(super) struct TooLong;
 
 impl Spread<'_, '_> {
     /// Splits exactly `workers` workers over the seats below a place, in the order of the tree.
@@ -115,7 +115,7 @@ impl Spread<'_, '_> {
                 return (workers <= self.vacancy.room(place)).then_some(());
             }
         };
-        let parts = self.parts(id, workers, workers)?;
+        let mut parts = self.parts(id, workers, workers)?;
         if parts.iter().map(|part| u64::from(part.room)).sum::<u64>() == u64::from(workers) {
             // Every child is full: there is nothing to choose.
             return parts.into_iter().try_for_each(|Part { place, room, .. }| {
@@ -124,8 +124,8 @@ impl Spread<'_, '_> {
         }
         let layout = self.layout(id, workers);
         let taken = match layout.words {
-            words if words <= FEW_WORDS => self.best_parts::<FEW_WORDS>(layout, &parts, workers),
-            words if words <= MANY_WORDS => self.best_parts::<MANY_WORDS>(layout, &parts, workers),
+            words if words <= FEW_WORDS => self.best_parts::<FEW_WORDS>(layout, &mut parts, workers),
+            words if words <= MANY_WORDS => self.best_parts::<MANY_WORDS>(layout, &mut parts, workers),
             _ => Err(TooLong),
         };
         match taken {
@@ -188,11 +188,12 @@ impl Spread<'_, '_> {
     fn best_parts<const W: usize>(
         &mut self,
         layout: Layout,
-        parts: &[Part],
+        parts: &mut Vec<Part>,
         workers: u32,
     ) -> Result<Option<Vec<u32>>, TooLong> {
         let mut run =
             Run::<W> { layout, steps: 0, rows: Vec::with_capacity(64), known: HashMap::default(), lists: Vec::new() };
+        self.narrow(&mut run, parts, workers)?;
         if let Some(each) = alike(parts) {
             if !workers.is_multiple_of(each) {
                 return Ok(None);
@@ -271,7 +272,13 @@ impl Spread<'_, '_> {
     }
 
     /// *f(place, t)* for *t* from `least` to `most`.
-    fn rows<const W: usize>(&mut self, run: &mut Run<W>, place: Place, least: u32, most: u32) -> Result<Rows, TooLong> {
+    pub(super) fn rows<const W: usize>(
+        &mut self,
+        run: &mut Run<W>,
+        place: Place,
+        least: u32,
+        most: u32,
+    ) -> Result<Rows, TooLong> {
         let count = (most - least) as usize + 1;
         let depth = self.depth(place).unwrap_or(0);
         let id = match place {
@@ -400,13 +407,13 @@ impl Spread<'_, '_> {
     }
 
     /// The most that wires within a worker count: 255 NVLinks between any two, and a path of 60.
-    fn most_wires(&self) -> i64 {
+    pub(super) fn most_wires(&self) -> i64 {
         let gpus = i64::from(self.ask.group.gpus);
         gpus * (gpus - 1).max(0) / 2 * MOST_SCORE
     }
 
     /// The most that a node can be worth to later jobs, and so lose: all its wires (see [`choose`](crate::choose())).
-    fn most_worth(&self) -> i64 {
+    pub(super) fn most_worth(&self) -> i64 {
         let most = crate::GpuSet::CAPACITY as i64;
         most * (most - 1) / 2 * MOST_SCORE
     }

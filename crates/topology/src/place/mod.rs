@@ -28,6 +28,7 @@ mod joined;
 mod joint;
 mod knapsack;
 pub(crate) mod moves;
+mod narrow;
 mod pack;
 mod ranks;
 mod relations;

@@ -1,12 +1,12 @@
 //! The same from the sums that domains keep, for a group that asks for whole GPUs and nothing else.
 
 use super::{Counted, Found, bound_depth, least};
-use crate::{Cluster, Seat};
 use crate::place::ask::Question;
 use crate::place::ranks::Place;
 use crate::place::room::{Ask, State};
 use crate::stock::{Lack, Stock};
 use crate::tree::{ROOT, Tree};
+use crate::{Cluster, Seat};
 
 /// None if sums do not say it: then nodes have to be looked at.
 pub(super) fn found(cluster: &Cluster, question: &Question<'_>) -> Option<Found> {

@@ -9,7 +9,7 @@ use crate::tree::ROOT;
 const COMPARED: usize = 14;
 
 /// What a place costs at least.
-pub(super) type Bound = [u32; COMPARED];
+pub(in crate::place) type Bound = [u32; COMPARED];
 
 impl<'s, 'a> Spread<'s, 'a> {
     /// Of the objective, what bounds know.
@@ -36,7 +36,7 @@ impl<'s, 'a> Spread<'s, 'a> {
 
     /// What `workers` workers in one domain of a level cost at least if that is a place or lies in it, given the same of the
     /// domain that the place is in.
-    pub(super) fn bound(&self, above: Bound, place: Place, level: usize, workers: u32) -> Bound {
+    pub(in crate::place) fn bound(&self, above: Bound, place: Place, level: usize, workers: u32) -> Bound {
         let levels = self.terms.levels;
         let mut bound = above;
         match place {

@@ -89,7 +89,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         }
     }
 
-    fn level(&self, place: Place) -> usize {
+    pub(super) fn level(&self, place: Place) -> usize {
         self.depth(place).map_or(0, |depth| depth + 1)
     }
 
