@@ -71,6 +71,8 @@ pub(crate) struct Domain {
     pub(crate) by_free: Vec<u32>,
     /// How many nodes below there are of each kind of stock.
     pub(crate) stocks: Stocks,
+    /// Products of GPUs, and how many nodes below have some.
+    pub(crate) products: Vec<(Arc<str>, u32)>,
     /// Room for workers of one, two, … whole GPUs each, as [`Self::room`] says it.
     rooms: [u32; SUMMED],
     /// For nodes of one, two, … free whole GPUs, where they are tightest, as [`Self::tightest`] says it.
@@ -288,6 +290,7 @@ impl Tree {
         if let Some(id) = self.seat_id(&name) {
             let old = self.seats[id].seat.replace(Arc::new(seat));
             self.adjust(id, old.as_deref());
+            self.count_products(id, old.as_deref());
             return;
         }
         let parent = self.descend(&seat);
@@ -306,6 +309,7 @@ impl Tree {
         domain.whole.insert(position, 0);
         self.by_name.insert(&name, id);
         self.adjust(id, None);
+        self.count_products(id, None);
     }
 
     /// Takes a seat out, and the domains that this leaves empty. False if there was none.
@@ -313,6 +317,7 @@ impl Tree {
         let Some(id) = self.by_name.remove(name) else { return false };
         let old = self.seats[id].seat.take();
         self.adjust(id, old.as_deref());
+        self.count_products(id, old.as_deref());
         let mut at = self.parent_of_seat(id);
         let domain = self.domain_mut(at);
         if let Some(position) = domain.seats.iter().position(|&other| other == id) {
@@ -379,6 +384,35 @@ impl Tree {
 
     fn adjust(&mut self, id: u32, old: Option<&Seat>) {
         self.apply(id, Sums::of(old));
+    }
+
+    /// Brings what is known above a seat of its products from what it was before to what it is now.
+    fn count_products(&mut self, id: u32, before: Option<&Seat>) {
+        let (before, now) = (products(before), products(self.seat(id)));
+        if before == now {
+            return;
+        }
+        let above: Vec<u32> = self.ancestors(self.parent_of_seat(id)).collect();
+        for at in above {
+            let known = &mut self.domain_mut(at).products;
+            for product in &before {
+                if let Some(at) = known.iter().position(|(other, _)| other == product) {
+                    known[at].1 -= 1;
+                    if known[at].1 == 0 {
+                        known.swap_remove(at);
+                    }
+                }
+            }
+            for product in &now {
+                match known.iter_mut().find(|(other, _)| other == product) {
+                    Some((_, nodes)) => *nodes += 1,
+                    None => {
+                        known.reserve_exact(1);
+                        known.push((product.clone(), 1));
+                    }
+                }
+            }
+        }
     }
 
     /// Brings the sums above a seat from what they were with `before` to what the seat says now.
@@ -491,6 +525,17 @@ impl Tree {
         }
         Tight { child: id, ..tight }
     }
+}
+
+/// The products of the GPUs of a node.
+fn products(seat: Option<&Seat>) -> Vec<Arc<str>> {
+    let mut products: Vec<Arc<str>> = Vec::new();
+    for gpu in seat.into_iter().flat_map(|seat| seat.member.node.gpus()) {
+        if !products.contains(&gpu.product) {
+            products.push(gpu.product.clone());
+        }
+    }
+    products
 }
 
 /// What a seat adds to the sums of the domains above it.

@@ -332,6 +332,27 @@ fn one_node_with_far_wires_comes_before_two_with_near_ones() {
 }
 
 #[test]
+fn of_a_node_with_two_products_only_the_wanted_gpus_are_given() {
+    let mut cluster = zones_and_racks();
+    for (name, rack) in [("n1", "r"), ("n2", "s")] {
+        let mut facts = NodeFacts::from(nvswitch8(name, 18));
+        facts.gpus[..4].iter_mut().for_each(|gpu| gpu.product = "NVIDIA A100-SXM4-80GB".into());
+        cluster.upsert(member(Node::new(facts).unwrap(), &[("zone", "z"), ("rack", rack)]));
+    }
+    let gang = |replicas| {
+        let group = Group { product: Some("a100".into()), ..Group::new("worker", replicas, 2) };
+        Gang { groups: vec![group], ..Default::default() }
+    };
+    let found = place(&cluster, &gang(3)).unwrap();
+    check(&cluster, &gang(3), &found);
+    let nodes: Vec<&str> = found.workers.iter().map(|worker| worker.node.as_str()).collect();
+    assert_eq!(nodes, ["n1", "n1", "n2"]);
+    let gpus = found.workers.iter().flat_map(|worker| &worker.gpus);
+    assert!(gpus.clone().all(|gpu| gpu.as_str()[7..].parse::<u32>().unwrap() < 4), "{}", found.tree());
+    assert!(place(&cluster, &gang(5)).is_err());
+}
+
+#[test]
 fn workers_get_all_their_gpus_where_nothing_is_known_of_wires() {
     let mut cluster = zones_and_racks();
     cluster.upsert(member(node("n", 5, |_, _| Wire::over(Path::Unknown)), &[("zone", "z"), ("rack", "r")]));

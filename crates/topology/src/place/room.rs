@@ -1,6 +1,8 @@
 //! What is left of the cluster while a gang is being placed, and how many workers of a group a node can take.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::ranks::Place;
 use super::{Eligibility, joined};
@@ -53,6 +55,9 @@ pub(super) struct State<'a> {
     /// Domains and seats where workers of the gang are.
     used_domains: BTreeSet<u32>,
     used_seats: BTreeSet<u32>,
+    /// Which products suit, by where what is wanted and the product's name lie in memory: equal nodes share the names of their
+    /// products, and are asked by the thousand.
+    suiting: RefCell<Vec<((*const u8, *const u8), bool)>>,
 }
 
 /// What is left on one node.
@@ -70,6 +75,7 @@ impl<'a> State<'a> {
             given: BTreeMap::new(),
             used_domains: BTreeSet::new(),
             used_seats: BTreeSet::new(),
+            suiting: RefCell::default(),
         }
     }
 
@@ -96,7 +102,7 @@ impl<'a> State<'a> {
     pub(super) fn free(&self, id: u32, group: &Group) -> GpuSet {
         let Some(seat) = self.seat(id) else { return GpuSet::EMPTY };
         let free = self.changed.get(&id).map_or_else(|| seat.free(), |room| room.free);
-        free.intersection(suitable(seat, group))
+        free.intersection(self.suitable(seat, group))
     }
 
     /// GPUs of any kind that can still be given away on a seat.
@@ -179,12 +185,36 @@ impl<'a> State<'a> {
         Ok(by_gpus.min(by_resources).min(group.replicas))
     }
 
+    /// GPUs of the kind that a group asks for, free or not.
+    fn suitable(&self, seat: &Seat, group: &Group) -> GpuSet {
+        if group.product.is_none() && group.mig_profile.is_none() {
+            return seat.whole;
+        }
+        let profile = group.mig_profile.as_deref();
+        let product = group.product.as_deref();
+        seat.member.node.positions(|gpu| {
+            gpu.mig_profile.as_deref() == profile && product.is_none_or(|wanted| self.suits(&gpu.product, wanted))
+        })
+    }
+
+    /// Whether GPUs of a product are what a group wants.
+    pub(super) fn suits(&self, product: &Arc<str>, wanted: &str) -> bool {
+        let key = (wanted.as_ptr(), product.as_ptr());
+        let mut known = self.suiting.borrow_mut();
+        if let Some(&(_, suits)) = known.iter().find(|(other, _)| *other == key) {
+            return suits;
+        }
+        let suits = contains_ignoring_case(product, wanted);
+        known.push((key, suits));
+        suits
+    }
+
     fn gpu_capacity(&self, id: u32, seat: &Seat, group: &Group) -> Result<u32, Exclusion> {
         let needs = group.gpus;
         if needs == 0 {
             return Ok(u32::MAX);
         }
-        let (node, suitable, gpus) = (&seat.member.node, suitable(seat, group), self.free(id, group));
+        let (node, suitable, gpus) = (&seat.member.node, self.suitable(seat, group), self.free(id, group));
         let stock = Stock::among(seat, suitable, gpus);
         let free = u32::from(stock.free);
         Err(match stock.lack(needs) {
@@ -213,18 +243,6 @@ fn has(gpu: &Gpu) -> String {
         Some(profile) => format!("{} in {profile} slices", gpu.product),
         None => gpu.product.to_string(),
     }
-}
-
-/// GPUs of the kind that a group asks for, free or not.
-fn suitable(seat: &Seat, group: &Group) -> GpuSet {
-    if group.product.is_none() && group.mig_profile.is_none() {
-        return seat.whole;
-    }
-    let suits = |gpu: &Gpu| {
-        let product = group.product.as_deref().is_none_or(|wanted| contains_ignoring_case(&gpu.product, wanted));
-        product && gpu.mig_profile.as_deref() == group.mig_profile.as_deref()
-    };
-    seat.member.node.positions(suits)
 }
 
 /// Of ASCII letters, as products are written; nodes are asked by the thousand, so nothing is allocated.

@@ -2,6 +2,7 @@
 //! and when it is asked for.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use super::Eligibility;
 use super::ranks::Place;
@@ -16,21 +17,22 @@ pub(super) struct Vacancy<'s, 'a> {
     state: &'s State<'a>,
     ask: &'s Ask<'a>,
     eligible: Option<Eligibility<'s>>,
-    source: Source,
+    source: Source<'s>,
     /// Workers that a place must take at least, by slice level: gaps in slices begun there.
     gaps: Vec<Vec<(Place, u32)>>,
     host: usize,
-    /// Whether to take all nodes as good enough for now.
+    /// Whether to take all nodes of the product that is wanted as good enough for now.
     all: Cell<bool>,
     /// A list to be used again.
     rooms: Cell<Vec<(u32, u32)>>,
 }
 
-enum Source {
+enum Source<'s> {
     /// GPUs are all that counts and nothing was given away: the sums that the tree keeps say it.
     Sums,
     /// By number, worked out when it is first asked for. A group without slices.
-    Asked { seats: Vec<Cell<u32>>, domains: Vec<Cell<u32>> },
+    /// Where a product is wanted, also that and what of it each domain has free.
+    Asked { seats: Vec<Cell<u32>>, domains: Vec<Cell<u32>>, suiting: Option<(&'s str, Vec<Cell<u32>>)> },
     /// By number, all of it: what whole slices and begun ones can use. `dues` is what must go below a domain at least.
     Slices { seats: Vec<u32>, domains: Vec<u32>, dues: Vec<u32> },
 }
@@ -63,9 +65,11 @@ impl<'s, 'a> Vacancy<'s, 'a> {
             Source::Sums
         } else {
             let unknown = |many| vec![Cell::new(UNKNOWN); many];
-            Source::Asked { seats: unknown(state.tree.seat_bound()), domains: unknown(state.tree.domain_bound()) }
+            let (seats, domains) = (state.tree.seat_bound(), state.tree.domain_bound());
+            let suiting = group.product.as_deref().map(|wanted| (wanted, unknown(domains)));
+            Source::Asked { seats: unknown(seats), domains: unknown(domains), suiting }
         };
-        Self { state, ask, eligible, source, gaps: Vec::new(), host, all: Cell::new(false), rooms: Cell::default() }
+        Self { state, ask, eligible, source, gaps: Vec::new(), host, all: Cell::default(), rooms: Cell::default() }
     }
 
     /// With the room of every seat at and below `top` already known.
@@ -78,7 +82,7 @@ impl<'s, 'a> Vacancy<'s, 'a> {
             source: Source::Sums,
             gaps,
             host: levels - 1,
-            all: Cell::new(false),
+            all: Cell::default(),
             rooms: Cell::default(),
         };
         let mut domains = vec![0; state.tree.domain_bound()];
@@ -172,14 +176,43 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         domain.children.iter().map(|&id| Place::Domain(id)).chain(seats.map(|(&id, _)| Place::Seat(id)))
     }
 
-    /// What the room of a place is at most, at no cost: what its free GPUs let, if all its nodes will do.
+    /// What the room of a place is at most, at no cost: what the free GPUs of its nodes with the product that is wanted let, if
+    /// all these nodes will do.
     pub(super) fn at_most(&self, place: Place) -> u32 {
         let gpus = self.ask.group.gpus;
         match (&self.source, place) {
             (Source::Slices { .. }, _) => self.room(place),
             _ if !bounded(self.ask) => UNKNOWN - 1,
+            (Source::Asked { suiting: Some((wanted, known)), .. }, _) => self.of_product(place, wanted, known),
             (_, Place::Domain(id)) => self.state.tree.domain(id).room(gpus),
             (_, Place::Seat(id)) => self.state.seat(id).map_or(0, |seat| seat.room(gpus)),
+        }
+    }
+
+    /// What nodes with GPUs of the product that is wanted let: where all products of a domain suit its sums say it, else those of
+    /// what lies right below it.
+    fn of_product(&self, place: Place, wanted: &str, known: &[Cell<u32>]) -> u32 {
+        let gpus = self.ask.group.gpus;
+        let suits = |product: &Arc<str>| self.state.suits(product, wanted);
+        match place {
+            Place::Domain(id) => {
+                let domain = self.state.tree.domain(id);
+                let suiting = domain.products.iter().filter(|(product, _)| suits(product)).count();
+                if suiting == 0 || suiting == domain.products.len() {
+                    return if suiting == 0 { 0 } else { domain.room(gpus) };
+                }
+                let known = &known[id as usize];
+                if known.get() == UNKNOWN {
+                    let sum = self.below(id).map(|place| self.at_most(place)).fold(0, u32::saturating_add);
+                    known.set(sum.min(UNKNOWN - 1));
+                }
+                known.get()
+            }
+            Place::Seat(id) => {
+                let Some(seat) = self.state.seat(id) else { return 0 };
+                let any = seat.member.node.gpus().iter().any(|gpu| suits(&gpu.product));
+                if any { seat.room(gpus) } else { 0 }
+            }
         }
     }
 

@@ -94,10 +94,9 @@ impl<'s, 'a> Spread<'s, 'a> {
         let tree = self.state.tree;
         let domain = tree.domain(id);
         // Those that look alike cost the same at least, unless the gang is in one of them.
-        let skips = !self.begun && self.ask.slices.is_empty();
         let mut last = None;
         for (nth, &child) in domain.children.iter().enumerate() {
-            let look = skips.then(|| tree.domain(child).signature);
+            let look = self.skips_alike().then(|| tree.domain(child).signature);
             if look.is_some() && look == last {
                 continue;
             }
@@ -141,10 +140,10 @@ impl<'s, 'a> Spread<'s, 'a> {
         open.push(Reverse(Candidate { bound, order, place: Place::Domain(children[nth]), nth: Some(nth) }));
     }
 
-    /// Whether what looks the same need not be looked at twice: signatures know nothing of products, slices, nor of what the
-    /// gang has already.
+    /// Whether what looks the same need not be looked at twice: signatures know nothing of slices, nor of what the gang has
+    /// already.
     fn skips_alike(&self) -> bool {
-        !self.begun && self.ask.slices.is_empty() && self.ask.group.product.is_none()
+        !self.begun && self.ask.slices.is_empty()
     }
 
     /// Whether one domain of a level may have the room that is this place or lies in it.
