@@ -193,7 +193,9 @@ impl Spread<'_, '_> {
     ) -> Result<Option<Vec<u32>>, TooLong> {
         let mut run =
             Run::<W> { layout, steps: 0, rows: Vec::with_capacity(64), known: HashMap::default(), lists: Vec::new() };
-        self.narrow(&mut run, parts, workers)?;
+        // With as many steps of its own: if they are not enough, parts stay as they are.
+        self.narrow(&mut run, parts, workers).ok();
+        run.steps = 0;
         if let Some(each) = alike(parts) {
             if !workers.is_multiple_of(each) {
                 return Ok(None);

@@ -4,9 +4,9 @@ use super::Spread;
 use crate::place::ranks::Place;
 use crate::tree::ROOT;
 
-/// Terms of the objective that domains are compared by before they are solved: all but wires and worth, for up to four
+/// Terms of the objective that domains are compared by before they are solved: all but wires and worth, for up to six
 /// levels; of more levels the first terms, which bounds as well.
-const COMPARED: usize = 14;
+pub(super) const COMPARED: usize = 20;
 
 /// What a place costs at least.
 pub(in crate::place) type Bound = [u32; COMPARED];
@@ -47,6 +47,8 @@ impl<'s, 'a> Spread<'s, 'a> {
                 }
                 if !self.begun && workers > 0 {
                     let at = self.level(place);
+                    // What the domain above knows of levels further in need not be of this one.
+                    (at..levels - 1).for_each(|depth| set(&mut bound, self.terms.left(depth), 0));
                     let mut fewest = 1;
                     for depth in at..levels {
                         if depth == levels - 1 {

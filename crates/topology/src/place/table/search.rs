@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::rc::Rc;
 
-use super::bound::Bound;
+use super::bound::{Bound, COMPARED};
 use super::{Split, Spread};
 use crate::place::ranks::Place;
 use crate::tree::{BuildMixing, mix};
@@ -141,9 +141,9 @@ impl<'s, 'a> Spread<'s, 'a> {
     }
 
     /// Whether what looks the same need not be looked at twice: signatures know nothing of slices, nor of what the gang has
-    /// already.
+    /// already, and bounds only of so many levels where it lies.
     fn skips_alike(&self) -> bool {
-        !self.begun && self.ask.slices.is_empty()
+        !self.begun && self.ask.slices.is_empty() && self.terms.wires() <= COMPARED
     }
 
     /// Whether one domain of a level may have the room that is this place or lies in it.
