@@ -22,6 +22,10 @@ struct Plain<'a> {
     gpus: u32,
     most: u32,
     room: &'a dyn Fn(&Seat) -> u32,
+    /// Domains and nodes where workers of the gang run.
+    running: &'a BTreeSet<String>,
+    /// Sizes of the slices, by the depth of their level.
+    slices: &'a BTreeMap<usize, u32>,
 }
 
 /// Wiring, free GPUs, GPUs of each worker, workers.
@@ -36,20 +40,27 @@ impl Plain<'_> {
     }
 
     /// Terms of a domain, or a node, of which `left` GPUs are left over.
-    fn own(&self, depth: usize, left: i64, idle: bool, nvlink: bool) -> Vec<i64> {
+    fn own(&self, name: &str, depth: usize, left: i64, idle: bool, nvlink: bool) -> Vec<i64> {
         let opened = i64::from(idle && left > 0);
         let mut terms = vec![0; self.width()];
         let outwards = self.levels + 2 + 2 * (self.levels - 1 - depth);
-        (terms[depth], terms[outwards], terms[outwards + 1]) = (1, left, opened);
+        let used = i64::from(!self.running.contains(name));
+        (terms[depth], terms[outwards], terms[outwards + 1]) = (used, left, opened);
         terms[self.levels + 1] = if nvlink { opened } else { 0 };
         terms
     }
 
+    /// Whether a place of a level may hold so many workers as far as slices go.
+    fn whole(&self, depth: usize, workers: u32) -> bool {
+        self.slices.get(&depth).is_none_or(|&size| workers.is_multiple_of(size))
+    }
+
     fn seat(&self, seat: &Seat) -> Table {
         let room = (self.room)(seat).min(self.most);
+        let name = domains(seat).pop().unwrap();
         let place = |workers: u32| {
             let left = i64::from(seat.free_count()) - i64::from(workers * self.gpus);
-            let mut terms = self.own(self.levels - 1, left, seat.is_idle(), false);
+            let mut terms = self.own(&name, self.levels - 1, left, seat.is_idle(), false);
             let key = (seat.member.node.wiring().clone(), seat.free().bits(), self.gpus, workers);
             let mut known = ON_NODE.lock().unwrap();
             let [weak, wires, worth] = *known
@@ -63,7 +74,7 @@ impl Plain<'_> {
         (0..=self.most)
             .map(|workers| match workers {
                 0 => Some(vec![0; self.width()]),
-                _ => (workers <= room).then(|| place(workers)),
+                _ => (workers <= room && self.whole(self.levels - 1, workers)).then(|| place(workers)),
             })
             .collect()
     }
@@ -93,13 +104,16 @@ impl Plain<'_> {
         for &seat in seats {
             children.entry(domains(seat)[depth].clone()).or_default().push(seat);
         }
-        for seats in children.values() {
+        for (name, seats) in &children {
             let mut table = self.below(seats, depth + 1);
             let free = i64::from(seats.iter().map(|seat| seat.free_count()).sum::<u32>());
             let idle = seats.iter().all(|seat| seat.is_idle());
             let nvlink = depth + 2 == self.levels && seats.iter().any(|seat| is_nvlinked(seat));
             for (workers, terms) in table.iter_mut().enumerate().skip(1) {
-                let own = self.own(depth, free - workers as i64 * i64::from(self.gpus), idle, nvlink);
+                if !self.whole(depth, workers as u32) {
+                    *terms = None;
+                }
+                let own = self.own(name, depth, free - workers as i64 * i64::from(self.gpus), idle, nvlink);
                 terms.iter_mut().for_each(|terms| terms.iter_mut().zip(&own).for_each(|(sum, term)| *sum += term));
             }
             add(table);
@@ -112,17 +126,30 @@ impl Plain<'_> {
 fn best(cluster: &Cluster, gang: &Gang, suits: &dyn Fn(&Seat) -> bool) -> Option<Vec<i64>> {
     let group = &gang.groups[0];
     let seats: Vec<&Seat> = cluster.nodes().collect();
+    let running = gang.placed.iter().flat_map(|placed| domains(cluster.node(&placed.node).unwrap())).collect();
+    let most = group.replicas - gang.placed.len() as u32;
+    let slices = group.slices.iter().map(|slice| (cluster.depth(&slice.level).unwrap(), slice.size)).collect();
     let within = |domain: Option<(usize, &str)>| {
         let room = |seat: &Seat| {
             let inside = domain.is_none_or(|(depth, name)| domains(seat)[depth] == name);
             let ready = seat.member.standing == Standing::Ready;
             if inside && ready && suits(seat) { seat.free_count() / group.gpus } else { 0 }
         };
-        let plain = Plain { levels: cluster.levels().len() + 1, gpus: group.gpus, most: group.replicas, room: &room };
+        let plain = Plain {
+            levels: cluster.levels().len() + 1,
+            gpus: group.gpus,
+            most,
+            room: &room,
+            running: &running,
+            slices: &slices,
+        };
         plain.below(&seats, 0).pop().unwrap()
     };
     let Some(level) = &gang.required else { return within(None) };
     let depth = cluster.depth(level).unwrap();
+    if let Some(placed) = gang.placed.first() {
+        return within(Some((depth, &domains(cluster.node(&placed.node).unwrap())[depth])));
+    }
     let names: BTreeSet<String> = seats.iter().map(|seat| domains(seat)[depth].clone()).collect();
     names.iter().filter_map(|name| within(Some((depth, name)))).min()
 }
@@ -186,13 +213,32 @@ proptest! {
     fn one_group_is_placed_as_the_plain_programme_places_it(
         cluster in clusters(), replicas in 1u32..=14, gpus in 1u32..=4,
         required in prop::option::weighted(0.3, 0usize..5), product in prop::option::weighted(0.4, any::<bool>()),
-        off in prop::option::weighted(0.3, any::<u64>()),
+        off in prop::option::weighted(0.3, any::<u64>()), running in prop::collection::vec(0usize..60, 0..=3),
+        slices in prop::option::weighted(0.3, (0usize..5, 2u32..=3, prop::option::of(1usize..4))),
     ) {
         let mut group = Group::new("worker", replicas, gpus);
         group.product = product.map(|a100| if a100 { "a100".to_owned() } else { "H100".to_owned() });
         let levels = cluster.levels();
-        let required = required.map(|depth| levels.get(depth).map_or(Level::host(), |level| level.name.clone()));
-        let gang = Gang { groups: vec![group], required, ..Default::default() };
+        let level = |depth: usize| levels.get(depth).map_or(Level::host(), |level| level.name.clone());
+        if let Some((depth, size, outer)) = slices {
+            // A slice of that many, and around two of them another one further out.
+            let outer = outer.and_then(|outer| depth.min(levels.len()).checked_sub(outer));
+            group.slices = outer.map(|outer| Slice { level: level(outer), size: 2 * size }).into_iter().collect();
+            group.slices.push(Slice { level: level(depth), size });
+            group.replicas = replicas.next_multiple_of(group.slices[0].size);
+        }
+        // With slices and running workers, numbers are not enough: those are compared on fewer nodes.
+        let running = if group.slices.is_empty() { running } else { Vec::new() };
+        let mut gang = Gang { groups: vec![group], required: required.map(level), ..Default::default() };
+        let nodes: Vec<&Seat> = cluster.nodes().collect();
+        for (index, node) in running.into_iter().enumerate().take(replicas as usize - 1) {
+            let at = |seat: &Seat| gang.required.as_ref().map(|level| domains(seat)[cluster.depth(level).unwrap()].clone());
+            let seat = nodes[node % nodes.len()];
+            if gang.placed.first().is_none_or(|first| at(cluster.node(&first.node).unwrap()) == at(seat)) {
+                let (group, index, node) = ("worker".into(), index as u32, seat.name().clone());
+                gang.placed.push(Placed { group, index, node });
+            }
+        }
         let number = |node: &NodeName| node.as_str()[1..].parse::<u32>().unwrap();
         let may = |node: &NodeName| off.is_none_or(|off| off >> (number(node) % 64) & 1 == 0);
         let wanted = product.map(|a100| if a100 { "A100" } else { "H100" });
