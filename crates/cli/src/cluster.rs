@@ -8,10 +8,11 @@ use kube::{Client, Config, Resource, ResourceExt};
 use serde_json::{Value, json};
 use weft_api::job::WorkerPhase;
 use weft_api::{GpuJob, GpuNode, GpuTopology, GpuTopologySpec, names};
+use weft_operator::facts::{NodeFacts, PodFacts};
 
-use crate::Connection;
 use crate::why;
 use crate::world::World;
+use crate::{Connection, list};
 
 /// Workers whose own events are asked for: the first few that do not run say what the others would.
 const PODS_WITH_EVENTS: usize = 4;
@@ -39,7 +40,7 @@ pub struct JobView {
 /// All nodes, with their levels.
 pub struct NodesView {
     pub gpu_nodes: Vec<GpuNode>,
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<NodeFacts>,
     pub topology: GpuTopologySpec,
 }
 
@@ -97,8 +98,12 @@ impl Cluster {
         let gpu_nodes = if on.is_empty() {
             Vec::new()
         } else {
-            // Who may only see the namespace gets the rest of the answer without them.
-            let nodes = self.gpu_nodes().await.unwrap_or_default();
+            let nodes = match self.gpu_nodes().await {
+                Ok(nodes) => nodes,
+                // Who may only see the namespace gets the rest of the answer without them.
+                Err(kube::Error::Api(status)) if status.code == 403 => Vec::new(),
+                Err(error) => return Err(told("cannot list GpuNodes", error)),
+            };
             nodes.into_iter().filter(|node| on.contains(&node.name_any().as_str())).collect()
         };
         let why = if why::waits(&job) { self.why(&job).await } else { None };
@@ -116,17 +121,17 @@ impl Cluster {
     /// All that a placement depends on.
     pub async fn world(&self) -> Result<World> {
         let NodesView { gpu_nodes, nodes, topology } = self.nodes().await?;
-        let pods: Api<Pod> = Api::all(self.client.clone());
-        let pods = pods.list(&ListParams::default()).await;
-        let pods = pods.map_err(|error| told("cannot list the pods of all namespaces", error))?.items;
+        let api: Api<Pod> = Api::all(self.client.clone());
+        let mut pods = Vec::new();
+        let listed = list::each(&api, |pod| pods.push(PodFacts::of(pod))).await;
+        listed.map_err(|error| told("cannot list the pods of all namespaces", error))?;
         Ok(World { nodes, gpu_nodes, pods, levels: topology })
     }
 
     /// The jobs of all namespaces.
     pub async fn jobs(&self) -> Result<Vec<GpuJob>> {
-        let api: Api<GpuJob> = Api::all(self.client.clone());
-        let jobs = api.list(&ListParams::default()).await;
-        Ok(jobs.map_err(|error| told("cannot list the GpuJobs of all namespaces", error))?.items)
+        let jobs = list::readable(&self.client, note).await;
+        jobs.map_err(|error| told("cannot list the GpuJobs of all namespaces", error))
     }
 
     /// The job as the API server would take it, with its defaults; or what is wrong with it. Nothing is stored.
@@ -162,19 +167,18 @@ impl Cluster {
     /// All nodes, with the labels of their levels.
     pub async fn nodes(&self) -> Result<NodesView> {
         let topologies: Api<GpuTopology> = Api::all(self.client.clone());
-        let gpu_nodes = self.gpu_nodes().await?;
+        let gpu_nodes = self.gpu_nodes().await.map_err(|error| told("cannot list GpuNodes", error))?;
         let topology = topologies.get_opt(names::TOPOLOGY_NAME).await;
         let topology = topology.map_err(|error| told("cannot read the GpuTopology", error))?;
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        let nodes = nodes.list(&ListParams::default()).await;
-        let nodes = nodes.map_err(|error| told("cannot list nodes", error))?.items;
+        let api: Api<Node> = Api::all(self.client.clone());
+        let mut nodes = Vec::new();
+        let listed = list::each(&api, |node| nodes.push(NodeFacts::of(node))).await;
+        listed.map_err(|error| told("cannot list nodes", error))?;
         Ok(NodesView { gpu_nodes, nodes, topology: topology.map_or_else(GpuTopologySpec::fallback, |t| t.spec) })
     }
 
-    async fn gpu_nodes(&self) -> Result<Vec<GpuNode>> {
-        let api: Api<GpuNode> = Api::all(self.client.clone());
-        let nodes = api.list(&ListParams::default()).await;
-        Ok(nodes.map_err(|error| told("cannot list GpuNodes", error))?.items)
+    async fn gpu_nodes(&self) -> kube::Result<Vec<GpuNode>> {
+        list::readable(&self.client, note).await
     }
 
     async fn events(&self, kind: &str, name: &str) -> Result<Vec<Event>> {
@@ -183,6 +187,11 @@ impl Cluster {
         let list = api.list(&ListParams::default().fields(&of)).await;
         Ok(list.map_err(|error| told(&format!("cannot list the events of {kind} {name}"), error))?.items)
     }
+}
+
+/// Says something beside the answer.
+fn note(line: String) {
+    eprintln!("note: {line}");
 }
 
 /// An error as a sentence with the next step.

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod explain;
+mod list;
 mod local;
 mod simulate;
 mod span;

@@ -29,7 +29,7 @@ pub fn all(view: &NodesView, now: Timestamp) -> String {
     nodes.sort_by_key(|node| node.name_any());
     let levels: Vec<_> = view.topology.levels.iter().map(|l| (l.name.as_str(), l.node_label.as_str())).collect();
     let labels: BTreeMap<String, &BTreeMap<String, String>> =
-        view.nodes.iter().map(|node| (node.name_any(), node.labels())).collect();
+        view.nodes.iter().map(|node| (node.name.clone(), &node.labels)).collect();
     let branches = domains(&nodes, &levels, &labels, detailed, now);
     let mut text = Tree::new(format!("cluster: {}", count(&nodes)), branches).to_string();
     if !detailed {
@@ -151,7 +151,7 @@ fn describe(gpu: &GpuReport, now: Timestamp) -> String {
 /// When no agent reports a node of this name, with whether the cluster has it at all; or when its report makes no sense.
 pub fn node(view: &NodesView, name: &str, now: Timestamp) -> Result<String> {
     let Some(node) = view.gpu_nodes.iter().find(|node| node.name_any() == name) else {
-        if view.nodes.iter().any(|node| node.name_any() == name) {
+        if view.nodes.iter().any(|node| node.name == name) {
             bail!(
                 "node {name} reports no GPUs: is Weft's agent running there? `kubectl get pods --all-namespaces -l app.kubernetes.io/component=agent --field-selector spec.nodeName={name}`"
             );

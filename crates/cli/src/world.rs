@@ -1,6 +1,5 @@
 //! All that a placement depends on, as the operator sees it.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
 use weft_api::{GpuNode, GpuTopologySpec};
 use weft_operator::facts::{NodeFacts, PodFacts};
 use weft_operator::index::Index;
@@ -8,9 +7,9 @@ use weft_operator::worker_pod::RuntimeImage;
 
 /// What the API server knows of nodes, GPUs and pods.
 pub struct World {
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<NodeFacts>,
     pub gpu_nodes: Vec<GpuNode>,
-    pub pods: Vec<Pod>,
+    pub pods: Vec<PodFacts>,
     pub levels: GpuTopologySpec,
 }
 
@@ -20,13 +19,13 @@ impl World {
         let mut index = Index::default();
         index.apply_levels(Some(self.levels));
         for node in self.nodes {
-            index.apply_node(NodeFacts::of(node));
+            index.apply_node(node);
         }
         for report in self.gpu_nodes {
             index.apply_report(report);
         }
         for pod in self.pods {
-            index.apply_pod(PodFacts::of(pod));
+            index.apply_pod(pod);
         }
         index
     }

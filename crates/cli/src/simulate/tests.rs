@@ -1,6 +1,9 @@
+use k8s_openapi::api::core::v1::Pod;
+use weft_api::GpuJob;
+use weft_operator::facts::PodFacts;
+
 use super::*;
 use crate::world::fixture::world;
-use weft_api::GpuJob;
 
 fn job(name: &str, replicas: u32, required: &str) -> GpuJob {
     let text = format!(
@@ -48,14 +51,15 @@ fn an_ended_job_makes_room_and_one_that_does_not_run_is_named() {
     // The other job's worker, as it would be seen: planned for all of n2.
     let other = job("other", 1, "rack");
     let mut world = world(false);
-    let pod = serde_yaml_ng::from_str(
+    let pod: Pod = serde_yaml_ng::from_str(
         "
 metadata: {name: other-worker-0, namespace: default, uid: p, labels: {weft.dev/rank: '0'}, ownerReferences: [{apiVersion: weft.dev/v1alpha1, kind: GpuJob, name: other, uid: other, controller: true}]}
 spec: {nodeName: n2, containers: [{name: c, resources: {limits: {nvidia.com/gpu: '2'}}}]}
 status: {phase: Running}
 ",
-    );
-    world.pods.push(pod.unwrap());
+    )
+    .unwrap();
+    world.pods.push(PodFacts::of(pod));
     let mut situation = live::of(&job("gang", 2, "rack"), &[other], &world.index()).unwrap();
     situation.decide();
     assert!(situation.asked[0].no_placement.is_some());
@@ -89,7 +93,7 @@ fn a_level_that_there_is_not_is_named_with_those_that_there_are() {
 fn a_cordoned_node_is_a_model_for_nodes_that_are_not() {
     let mut world = world(true);
     for node in &mut world.nodes {
-        node.spec.get_or_insert_default().unschedulable = Some(true);
+        node.standing = weft_topology::Standing::Cordoned;
     }
     let mut situation = live::of(&job("gang", 1, "rack"), &[], &world.index()).unwrap();
     situation.decide();

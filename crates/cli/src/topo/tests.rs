@@ -1,4 +1,7 @@
 use super::*;
+use k8s_openapi::api::core::v1::Node;
+use weft_operator::facts::NodeFacts;
+
 use crate::cluster::NodesView;
 use weft_api::GpuTopologySpec;
 
@@ -9,7 +12,7 @@ fn noon() -> Timestamp {
 fn view(gpu_nodes: &str, nodes: &str) -> NodesView {
     NodesView {
         gpu_nodes: serde_yaml_ng::from_str(gpu_nodes).unwrap(),
-        nodes: serde_yaml_ng::from_str(nodes).unwrap(),
+        nodes: serde_yaml_ng::from_str::<Vec<Node>>(nodes).unwrap().into_iter().map(NodeFacts::of).collect(),
         topology: GpuTopologySpec::fallback(),
     }
 }

@@ -1,6 +1,8 @@
 //! A small world for tests: nodes n1 and n2 in rack a, n3 in rack b, two H100 each.
 
+use k8s_openapi::api::core::v1::{Node, Pod};
 use weft_api::GpuTopologySpec;
+use weft_operator::facts::{NodeFacts, PodFacts};
 
 use super::World;
 
@@ -36,10 +38,13 @@ pub fn world(taken: bool) -> World {
     containers: [{name: c, resources: {limits: {nvidia.com/gpu: "1"}}}]
   status: {phase: Running}
 "#;
+    let nodes = [node("n1", "a"), node("n2", "a"), node("n3", "b")].concat();
+    let nodes: Vec<Node> = serde_yaml_ng::from_str(&nodes).unwrap();
+    let pods: Vec<Pod> = serde_yaml_ng::from_str(if taken { pod } else { "[]" }).unwrap();
     World {
-        nodes: serde_yaml_ng::from_str(&[node("n1", "a"), node("n2", "a"), node("n3", "b")].concat()).unwrap(),
+        nodes: nodes.into_iter().map(NodeFacts::of).collect(),
         gpu_nodes: serde_yaml_ng::from_str(&["n1", "n2", "n3"].map(report).concat()).unwrap(),
-        pods: serde_yaml_ng::from_str(if taken { pod } else { "[]" }).unwrap(),
+        pods: pods.into_iter().map(PodFacts::of).collect(),
         levels: GpuTopologySpec::fallback(),
     }
 }
