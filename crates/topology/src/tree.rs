@@ -481,4 +481,4 @@ impl Sums {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed expectation is the test's own message")]
-mod tests;
+pub(crate) mod tests;

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use super::{LEVELS, ROOT, SUMMED, Tree};
 use crate::{Claim, Cluster, Gpu, GpuSet, Health, LevelLabel, Member, Node, NodeFacts, Resources, Seat, Standing};
 
-const LABELS: [&str; 3] = ["zone", "block", "rack"];
+pub(crate) const LABELS: [&str; 3] = ["zone", "block", "rack"];
 
 /// A node is told of, with these labels and the kind of its machine, or goes; and so many of its GPUs are held.
 #[derive(Clone, Debug)]
-struct Event {
+pub(crate) struct Event {
     node: u8,
     there: bool,
     kind: u8,
@@ -21,10 +21,11 @@ struct Event {
     ready: bool,
 }
 
-fn events(count: usize) -> impl Strategy<Value = Vec<Event>> {
+/// So many events on so many nodes.
+pub(crate) fn events(count: usize, nodes: u8) -> impl Strategy<Value = Vec<Event>> {
     let label = |values: u8| prop::option::weighted(0.9, 0..values);
     let labels = (label(2), label(2), label(3)).prop_map(|(zone, block, rack)| [zone, block, rack]);
-    let one = (0u8..14, prop::bool::weighted(0.8), 0u8..4, labels, any::<u8>(), any::<u8>(), 0u8..12);
+    let one = (0..nodes, prop::bool::weighted(0.8), 0u8..4, labels, any::<u8>(), any::<u8>(), 0u8..12);
     let event = one.prop_map(|(node, there, kind, labels, held, fewer, standing)| Event {
         node,
         there,
@@ -53,7 +54,7 @@ fn machine(name: &str, kind: u8) -> Node {
     Node::new(NodeFacts { name: name.into(), gpus, nvlink_domain, ..NodeFacts::default() }).unwrap()
 }
 
-fn apply(cluster: &mut Cluster, event: &Event) {
+pub(crate) fn apply(cluster: &mut Cluster, event: &Event) {
     let name = format!("n{:02}", event.node);
     if !event.there {
         cluster.remove(&name.as_str().into());
@@ -146,7 +147,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_sum_is_that_of_the_nodes_below(events in events(80)) {
+    fn every_sum_is_that_of_the_nodes_below(events in events(80, 14)) {
         let mut cluster = Cluster::new(LABELS.map(|label| LevelLabel::new(label, label)).to_vec()).unwrap();
         for event in &events {
             apply(&mut cluster, event);
@@ -155,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn domains_look_alike_where_they_hold_the_same_and_only_there(events in events(60)) {
+    fn domains_look_alike_where_they_hold_the_same_and_only_there(events in events(60, 14)) {
         let mut cluster = Cluster::new(LABELS.map(|label| LevelLabel::new(label, label)).to_vec()).unwrap();
         events.iter().for_each(|event| apply(&mut cluster, event));
         let tree = cluster.tree();
