@@ -6,7 +6,7 @@ use crate::tree::ROOT;
 
 /// Terms of the objective that domains are compared by before they are solved: all but wires and worth, for up to four
 /// levels; of more levels the first terms, which bounds as well.
-const COMPARED: usize = 14;
+pub(super) const COMPARED: usize = 14;
 
 /// What a place costs at least.
 pub(super) type Bound = [u32; COMPARED];

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::rc::Rc;
 
-use super::bound::Bound;
+use super::bound::{Bound, COMPARED};
 use super::{Split, Spread};
 use crate::place::ranks::Place;
 use crate::tree::{BuildMixing, mix};
@@ -31,7 +31,7 @@ enum Floor {
     Cost(Rc<[i64]>),
 }
 
-/// By signature of a domain: for each bound, which tells where it lies, its floor once that was asked for.
+/// By look of a domain: for each bound, which tells where it lies, its floor once that was asked for.
 type Floors = HashMap<u64, Vec<(Bound, Option<Floor>)>, BuildMixing>;
 
 impl<'s, 'a> Spread<'s, 'a> {
@@ -162,7 +162,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         if !self.skips_alike() {
             return Floor::Unknown;
         }
-        let look = self.state.tree.domain(id).signature;
+        let look = self.look_there(id, workers);
         match floors.get(&look).and_then(|seen| seen.iter().find(|seen| seen.0 == bound)) {
             None => {
                 floors.entry(look).or_default().push((bound, None));
@@ -183,6 +183,24 @@ impl<'s, 'a> Spread<'s, 'a> {
             known.push((self.compared(cost), Some(floor.clone())));
         }
         floor
+    }
+
+    /// The signature of a domain. Bounds tell where it lies, but of more levels than they know not all of it: then what the
+    /// domains above add beyond them is in it, too.
+    fn look_there(&self, id: u32, workers: u32) -> u64 {
+        let tree = self.state.tree;
+        let mut look = tree.domain(id).signature;
+        if self.terms.wires() > COMPARED {
+            for above in tree.ancestors(tree.domain(id).parent) {
+                let Some(depth) = tree.domain(above).depth else { break };
+                self.own(above, depth, workers, |term, value| {
+                    if term >= COMPARED {
+                        look = mix(look ^ mix(term as u64) ^ value as u64);
+                    }
+                });
+            }
+        }
+        look
     }
 
     /// Domains with the same signature have equally good splits. None if something runs or was given away there.
