@@ -150,6 +150,52 @@ fn joined_workers_get_the_sets_of_one_request_where_those_are_joined() {
 }
 
 #[test]
+fn of_several_groups_too_each_worker_gets_joined_gpus_or_another_node() {
+    let mut cluster = zones_and_racks();
+    for name in ["m", "n"] {
+        cluster.upsert(member(bridged(name, 6), &[("rack", "r")]));
+        // One pair is whole, of the others one half is left.
+        let held = [0, 2].map(|gpu| format!("GPU-{name}-{gpu}").into()).to_vec();
+        cluster.claim(&name.into(), name.into(), Claim { gpus: held, ..Default::default() });
+    }
+    let mut gang = gang(&[2, 1], vec![]);
+    (gang.groups[0].gpus, gang.groups[0].joined_by) = (2, Some(Joined::Nvlink));
+    let found = place(&cluster, &gang).unwrap();
+    let of = |worker: &Worker| worker.gpus.iter().map(GpuUuid::to_string).collect::<Vec<_>>();
+    let pairs: Vec<Vec<String>> = found.workers.iter().filter(|worker| worker.group == "a").map(of).collect();
+    assert_eq!(pairs, [["GPU-m-4", "GPU-m-5"], ["GPU-n-4", "GPU-n-5"]]);
+    assert!(found.exact);
+    gang.groups[0].replicas = 3;
+    let Err(NoPlacement::NoRoom(why)) = place(&cluster, &gang) else { panic!("there are two pairs") };
+    assert!(why.proven);
+}
+
+#[test]
+fn what_is_chosen_beyond_the_tables_is_not_said_to_be_the_best() {
+    for (gpus, exact) in [(16, true), (18, false)] {
+        let mut cluster = zones_and_racks();
+        cluster.upsert(member(machines::pcie("n", gpus), &[("rack", "r")]));
+        for sizes in [&[1][..], &[1, 1]] {
+            let mut gang = gang(sizes, vec![]);
+            gang.groups[0].gpus = 3;
+            assert_eq!(place(&cluster, &gang).unwrap().exact, exact, "{gpus} GPUs, {} groups", sizes.len());
+            // That there is none is proven all the same, unless it hangs on wires.
+            gang.groups[0].gpus = 20;
+            let Err(NoPlacement::NoRoom(why)) = place(&cluster, &gang) else { panic!("{gpus} GPUs are there") };
+            assert!(why.proven);
+            (gang.groups[0].gpus, gang.groups[0].joined_by) = (4, Some(Joined::Nvlink));
+            let Err(NoPlacement::NoRoom(why)) = place(&cluster, &gang) else { panic!("no two are joined by NVLink") };
+            assert_eq!(why.proven, exact, "{gpus} GPUs, {} groups", sizes.len());
+            // A single GPU has no wires.
+            gang.groups[0].gpus = 1;
+            gang.groups[0].replicas = 20;
+            let Err(NoPlacement::NoRoom(why)) = place(&cluster, &gang) else { panic!("{gpus} GPUs are there") };
+            assert!(why.proven);
+        }
+    }
+}
+
+#[test]
 fn a_placement_names_eight_nodes_and_counts_the_others() {
     let cluster = racks_of_h100(2, 5);
     let words = |replicas: u32| {
