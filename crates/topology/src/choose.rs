@@ -372,6 +372,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_decided_one_by_one_is_no_worse_than_the_mean() {
+        for (n, seed) in [(5, 1), (6, 2), (7, 3), (8, 4), (8, 5), (9, 6), (9, 7)] {
+            let (wiring, all) = (wiring(n, seed), GpuSet::first(n));
+            for fixed in (0..1 << 3).map(GpuSet::from_bits) {
+                let pool = all.difference(fixed);
+                for pick in 0..=pool.len() {
+                    let chosen = Question { fixed, pool, pick, kept: all }.conditional(&wiring);
+                    assert!(fixed.is_subset(chosen) && chosen.len() == fixed.len() + pick);
+                    let kept = u64::from(wiring.within(chosen) + wiring.within(all.difference(chosen)));
+                    let scale = (pool.len() * pool.len().saturating_sub(1)).max(1) as u64;
+                    assert!(kept * scale >= expected(&wiring, fixed, GpuSet::EMPTY, pool, pick));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn binomial_coefficients_are_exact_up_to_what_fits_in_64_bits() {
         assert_eq!((0..=5).map(|k| binomial(5, k)).collect::<Vec<_>>(), [1, 5, 10, 10, 5, 1]);
         assert_eq!((binomial(64, 32), binomial(67, 33)), (1_832_624_140_942_590_534, 14_226_520_737_620_288_370));

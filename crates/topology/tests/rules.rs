@@ -77,6 +77,16 @@ fn several_leaders_lead_one_group_that_is_not_elastic() {
 }
 
 #[test]
+fn a_worker_may_ask_for_as_many_gpus_as_a_node_can_have() {
+    let mut gang = gang(&[1], vec![]);
+    gang.groups[0].gpus = 64;
+    assert!(matches!(place(&racks_of_h100(1, 1), &gang), Err(NoPlacement::NoRoom(_))));
+    gang.groups[0].gpus = 65;
+    let many = InvalidGang::TooManyGpus { group: "a".into(), gpus: 65 };
+    assert_eq!(place(&racks_of_h100(1, 1), &gang), Err(NoPlacement::Invalid(many)));
+}
+
+#[test]
 fn slices_of_led_workers_are_whole_parts_of_what_a_leader_leads_or_hold_several() {
     let sliced = |level: &str, size: u32| {
         let mut gang = gang(&[2, 8], vec![leads("a", "b")]);

@@ -260,5 +260,12 @@ mod tests {
         assert_eq!(bits(threes), (0..6).map(|three| 0b111 << (3 * three)).collect::<Vec<u64>>());
         let some = sets(&triangles, GpuSet::first(18), 3, 2, Joined::Nvlink);
         assert_eq!(bits(some), [0b111, 0b111_000]);
+        // A chain of squares that are joined crosswise, too: of each an odd GPU is left.
+        let squares = node(20, |a, b| wire(a / 4 == b / 4 || (b == a + 1)));
+        let threes = sets(&squares, GpuSet::first(20), 3, 7, Joined::Nvlink);
+        assert_eq!(bits(threes), (0..5).map(|three| 0b111 << (4 * three)).collect::<Vec<u64>>());
+        // Two chains, of which the second is asked for what the first has no room for, and for no more.
+        let chains = node(8, |a, b| wire(a / 4 == b / 4 && b == a + 1));
+        assert_eq!(bits(sets(&chains, GpuSet::first(8), 2, 3, Joined::Nvlink)).len(), 3);
     }
 }
