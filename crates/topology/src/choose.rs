@@ -321,3 +321,77 @@ pub(crate) fn binomial(n: usize, k: usize) -> u64 {
     }
     value as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wiring::tests::wiring;
+
+    #[test]
+    fn the_expectation_is_the_mean_over_all_draws() {
+        const GPUS: usize = 6;
+        for seed in 1..4 {
+            let wiring = wiring(GPUS, seed);
+            // Each GPU is chosen, out, open or none of these.
+            for roles in 0..4usize.pow(GPUS as u32) {
+                let with = |role: usize| (0..GPUS).filter(|&gpu| roles / 4usize.pow(gpu as u32) % 4 == role).collect();
+                let (chosen, out, open): (GpuSet, GpuSet, GpuSet) = (with(0), with(1), with(2));
+                let scale = (open.len() * open.len().saturating_sub(1)).max(1) as u64;
+                for needed in 0..=open.len() {
+                    let mut sum = 0;
+                    each_subset(open.bits() as usize, needed, 0, None, &mut |drawn| {
+                        let drawn = GpuSet::from_bits(drawn as u64);
+                        let rest = out.union(open.difference(drawn));
+                        sum += u64::from(wiring.within(chosen.union(drawn)) + wiring.within(rest));
+                    });
+                    let draws = binomial(open.len(), needed);
+                    assert_eq!(expected(&wiring, chosen, out, open, needed) * draws, sum * scale);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_gpu_goes_where_more_is_still_to_be_expected() {
+        // GPU 0 has as much to gain on either side with GPU 1 drawn, and goes in: of equals the lowest are taken.
+        let wiring = Wiring::new(18, vec![Wire::over(crate::Path::SameNuma); 18 * 18]);
+        let all = GpuSet::first(18);
+        let question = |fixed: GpuSet, pick| Question { fixed, pool: all.difference(fixed), pick, kept: all };
+        assert_eq!(question(GpuSet::EMPTY, 9).conditional(&wiring), GpuSet::first(9));
+        // One pair is linked: whether one half is in already or not, the other joins it.
+        let mut wires = vec![Wire::over(crate::Path::CrossSocket); 18 * 18];
+        (wires[2 * 18 + 7], wires[7 * 18 + 2]) =
+            (Wire::nvlink(4, crate::Path::SameNuma), Wire::nvlink(4, crate::Path::SameNuma));
+        let wiring = Wiring::new(18, wires);
+        let linked: GpuSet = [2, 7].into_iter().collect();
+        let fixed: GpuSet = [7].into_iter().collect();
+        assert_eq!(question(fixed, 1).conditional(&wiring), linked);
+        // With three to pick it comes in or stays out as a whole.
+        let chosen = question(GpuSet::EMPTY, 3).conditional(&wiring);
+        assert!(linked.is_subset(chosen) || linked.intersection(chosen).is_empty(), "{chosen}");
+    }
+
+    #[test]
+    fn what_is_decided_one_by_one_is_no_worse_than_the_mean() {
+        for (n, seed) in [(5, 1), (6, 2), (7, 3), (8, 4), (8, 5), (9, 6), (9, 7)] {
+            let (wiring, all) = (wiring(n, seed), GpuSet::first(n));
+            for fixed in (0..1 << 3).map(GpuSet::from_bits) {
+                let pool = all.difference(fixed);
+                for pick in 0..=pool.len() {
+                    let chosen = Question { fixed, pool, pick, kept: all }.conditional(&wiring);
+                    assert!(fixed.is_subset(chosen) && chosen.len() == fixed.len() + pick);
+                    let kept = u64::from(wiring.within(chosen) + wiring.within(all.difference(chosen)));
+                    let scale = (pool.len() * pool.len().saturating_sub(1)).max(1) as u64;
+                    assert!(kept * scale >= expected(&wiring, fixed, GpuSet::EMPTY, pool, pick));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn binomial_coefficients_are_exact_up_to_what_fits_in_64_bits() {
+        assert_eq!((0..=5).map(|k| binomial(5, k)).collect::<Vec<_>>(), [1, 5, 10, 10, 5, 1]);
+        assert_eq!((binomial(64, 32), binomial(67, 33)), (1_832_624_140_942_590_534, 14_226_520_737_620_288_370));
+        assert_eq!(binomial(70, 35), u64::MAX);
+    }
+}

@@ -563,3 +563,7 @@ impl Sums {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is the test's own message")]
+pub(crate) mod tests;

@@ -282,7 +282,7 @@ pub(crate) fn each_subset(
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed expectation is the test's own message")]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
     }
 
     /// Any wires at all, from a seed.
-    fn wiring(n: usize, seed: u64) -> Wiring {
+    pub(crate) fn wiring(n: usize, seed: u64) -> Wiring {
         let mut state = seed | 1;
         let mut wire = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

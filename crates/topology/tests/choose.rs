@@ -6,7 +6,7 @@ mod machines;
 use machines::{bridged, dgx1, gpu, hgx2, node, nvswitch8, pcie, set};
 use proptest::prelude::*;
 use weft_topology::{
-    Assumption, GpuSet, Health, Link, NoChoice, Node, NodeError, NodeFacts, Path, Wire, Wiring, choose,
+    Assumption, Gpu, GpuSet, Health, Link, NoChoice, Node, NodeError, NodeFacts, Path, Wire, Wiring, choose,
 };
 
 const NONE: GpuSet = GpuSet::EMPTY;
@@ -163,6 +163,9 @@ fn a_lost_gpu_does_not_stop_the_others() {
     assert_eq!(pick(&node, node.all(), 2), set(&[1, 2]));
     let why = choose(&node, node.all(), NONE, NONE, 8).unwrap_err();
     assert_eq!(why.to_string(), "n has 7 of 8 GPUs: 8 in all, 0 taken, 1 unhealthy");
+    let node = node.with_health("GPU-n-1", Health::unhealthy("XID 48")).unwrap();
+    let why = choose(&node, node.all().difference(set(&[0, 7])), NONE, NONE, 6).unwrap_err();
+    assert_eq!(why.to_string(), "n has 5 of 6 GPUs: 8 in all, 1 taken, 2 unhealthy");
 }
 
 /// k8s-device-plugin issue 448: a link seen from one side only made the allocator panic.
@@ -258,6 +261,90 @@ fn gpus_planned_for_others_are_touched_only_where_there_is_no_way_around() {
 }
 
 #[test]
+fn a_choice_says_in_words_what_it_is_and_from_how_many() {
+    let words =
+        |node: &Node, count: usize| choose(node, node.all(), NONE, NONE, count).unwrap().explain(node).to_string();
+    let node = bridged("n", 4);
+    assert_eq!(words(&node, 0), "no GPU of n was asked for");
+    assert_eq!(words(&node, 1), "GPU 0 of n: of 4 free it breaks least of what later jobs need");
+    assert_eq!(
+        words(&node, 2),
+        "GPUs 0,1 of n, joined by 12 NVLinks: the best of 6 sets, counting what it leaves to later jobs"
+    );
+    assert_eq!(
+        words(&node, 3),
+        "GPUs 0,1,2 of n, any two joined by at least the link between sockets: the best of 4 sets, counting what it leaves to \
+         later jobs"
+    );
+    assert_eq!(
+        words(&node, 4),
+        "GPUs 0,1,2,3 of n, any two joined by at least the link between sockets: the only set there is"
+    );
+    let large = machines::node("n", 18, |_, _| Wire::over(Path::SameNuma));
+    assert_eq!(
+        words(&large, 2),
+        "GPUs 0,1 of n, joined by the same socket: a good one of 153 sets, too many to try all"
+    );
+}
+
+#[test]
+fn wires_that_nobody_reported_are_inferred_from_board_and_socket() {
+    let on_board = |index, numa, board: &str| Gpu { pci_bus_id: board.into(), ..gpu("n", index, numa) };
+    let gpus = vec![
+        on_board(0, Some(0), "00000000:01:00.0"),
+        on_board(1, Some(0), "00000000:01:00.0"),
+        on_board(2, Some(0), ""),
+        on_board(3, Some(1), ""),
+        on_board(4, None, "00000000:02:00.0"),
+    ];
+    let node = Node::new(NodeFacts { name: "n".into(), gpus, ..Default::default() }).unwrap();
+    let path = |a, b| node.wiring().wire(a, b).path;
+    assert_eq!(path(0, 1), Path::SameBoard);
+    assert_eq!(path(0, 2), Path::SameNuma);
+    assert_eq!((path(0, 3), path(2, 3)), (Path::CrossSocket, Path::CrossSocket));
+    assert_eq!((path(0, 4), path(3, 4)), (Path::Unknown, Path::Unknown));
+}
+
+#[test]
+fn a_wiring_tells_nothing_of_gpus_that_are_not_there() {
+    let node = nvswitch8("n", 18);
+    let wiring = node.wiring();
+    assert_eq!((wiring.len(), wiring.is_empty()), (8, false));
+    assert_ne!(wiring.wire(7, 6), Wire::UNKNOWN);
+    for (a, b) in [(0, 8), (8, 0), (8, 8), (3, 3)] {
+        assert_eq!(wiring.wire(a, b), Wire::UNKNOWN);
+    }
+    let none = Node::new(NodeFacts { name: "n".into(), ..Default::default() }).unwrap();
+    assert_eq!((none.wiring().len(), none.wiring().is_empty()), (0, true));
+    assert_ne!(dgx1("a").wiring(), wiring, "as many GPUs, wired otherwise");
+    assert_eq!(nvswitch8("b", 18).wiring(), wiring);
+}
+
+#[test]
+fn a_set_holds_positions_up_to_63_and_is_written_as_a_list() {
+    let mut some = set(&[0, 5, 63]);
+    assert_eq!([0, 4, 5, 63, 64, 65].map(|position| some.contains(position)), [true, false, true, true, false, false]);
+    some.insert(64);
+    some.remove(64);
+    assert_eq!(some, set(&[0, 5, 63]), "no node has a position 64");
+    some.remove(5);
+    some.remove(6);
+    assert_eq!(
+        (some.to_string(), NONE.to_string(), format!("{some:?}")),
+        ("0,63".into(), "none".into(), "{0, 63}".into())
+    );
+    assert_eq!(serde_json::to_string(&some).unwrap(), "[0,63]");
+    assert_eq!(serde_json::from_str::<GpuSet>("[63,0]").unwrap(), some);
+}
+
+#[test]
+fn a_wire_is_shortened_as_nvidia_smi_prints_it() {
+    let shorts =
+        [Wire::nvswitch(18, Path::SameNuma), Wire::nvlink(1, Path::CrossSocket), Wire::over(Path::MultipleSwitches)];
+    assert_eq!(shorts.map(Wire::short), ["NV18", "NV1", "PXB"]);
+}
+
+#[test]
 fn a_node_survives_being_stored() {
     let node = dgx1("n").with_health("GPU-n-3", Health::unhealthy("XID 48")).unwrap();
     let text = serde_json::to_string(&node).unwrap();
@@ -345,6 +432,7 @@ proptest! {
         let kept = if forced { usable } else { usable.difference(avoid) };
         let value = |set: GpuSet| score(node.wiring(), set, kept.difference(set));
         let best = candidates.iter().filter(|set| set.intersection(avoid).len() == least).copied();
+        let considered = best.clone().count() as u64;
         // Highest score; among equals, the set whose positions come first.
         let best = best.max_by_key(|&set| (value(set), std::cmp::Reverse(set.iter().collect::<Vec<_>>()))).unwrap();
         let choice = answer.unwrap();
@@ -352,7 +440,10 @@ proptest! {
         prop_assert!(choice.exact);
         prop_assert_eq!(choice.wires, node.wiring().within(best));
         prop_assert_eq!(choice.avoided, best.intersection(avoid));
-        prop_assert_eq!(choice.considered as usize >= 1, true);
+        prop_assert_eq!(choice.considered, considered);
+        let rest = kept.difference(best);
+        let later: u64 = (2..=rest.len()).map(|k| packing(node.wiring(), rest, k, rest.len() / k)).sum();
+        prop_assert_eq!(u64::from(choice.rest_worth), later / rest.len().saturating_sub(1).max(1) as u64);
     }
 
     #[test]
@@ -371,6 +462,37 @@ proptest! {
                 let (n, k) = (free.len() as u64, count as u64);
                 let uncut = k * (k - 1) + (n - k) * (n - k).saturating_sub(1);
                 prop_assert!(kept * n * (n - 1) >= u64::from(wiring.within(free)) * uncut);
+                prop_assert_eq!(choice.rest_worth, wiring.within(free.difference(choice.gpus)));
+                prop_assert_eq!(choice.exact, free.len() == count, "only where there is nothing to choose");
+            }
+        }
+    }
+
+    #[test]
+    fn beyond_the_tables_no_swap_makes_a_choice_better(
+        node in wirings(22).prop_filter("large", |node| node.gpus().len() > 16),
+        free in any::<u64>(), must in any::<u64>(), avoid in any::<u64>(), count in 0usize..=12,
+    ) {
+        let free = GpuSet::from_bits(free | free >> 7).intersection(node.all());
+        let must = GpuSet::from_bits(must & must >> 5 & must >> 13 & must >> 17).intersection(free);
+        let avoid = GpuSet::from_bits(avoid & avoid >> 5);
+        let answer = choose(&node, free, must, avoid, count);
+        prop_assume!(must.len() <= count && count <= free.len());
+        let choice = answer.unwrap();
+        prop_assert!(must.is_subset(choice.gpus) && choice.gpus.is_subset(free));
+        prop_assert_eq!(choice.gpus.len(), count);
+        // Those to be avoided come in only once all others are.
+        let open = free.difference(avoid).difference(must);
+        let forced = must.len() + open.len() < count;
+        let (fixed, kept) = if forced { (must.union(open), free) } else { (must, free.difference(avoid)) };
+        let pool = if forced { free.difference(fixed) } else { open };
+        prop_assert!(fixed.is_subset(choice.gpus) && choice.gpus.is_subset(fixed.union(pool)));
+        let (wiring, all) = (node.wiring(), kept.union(choice.gpus));
+        let value = |set: GpuSet| wiring.within(set) + wiring.within(all.difference(set));
+        for out in choice.gpus.difference(fixed).iter() {
+            for into in pool.difference(choice.gpus).iter() {
+                let swapped = choice.gpus.difference(set(&[out])).union(set(&[into]));
+                prop_assert!(value(swapped) <= value(choice.gpus), "{into} in place of {out}");
             }
         }
     }

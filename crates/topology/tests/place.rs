@@ -363,3 +363,39 @@ fn workers_get_all_their_gpus_where_nothing_is_known_of_wires() {
         found.workers.iter().map(|worker| worker.gpus.iter().map(GpuUuid::as_str).collect()).collect();
     assert_eq!(gpus, [["GPU-n-1", "GPU-n-2"], ["GPU-n-3", "GPU-n-4"]]);
 }
+
+proptest! {
+    // Each level adds three terms to the objective, which then takes more words, or more than there are.
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn on_many_levels_one_group_is_placed_as_well_as_can_be(
+        nodes in prop::collection::vec((any::<u8>(), 0u64..16), 2..=7), apart in any::<u8>(), replicas in 1u32..=5, gpus in 1u32..=3,
+    ) {
+        for levels in [4, 6, 14, 60] {
+            let names: Vec<String> = (0..levels).map(|level| format!("level{level:02}")).collect();
+            let mut cluster = Cluster::new(names.iter().map(|name| LevelLabel::new(name, name)).collect()).unwrap();
+            for (i, (labels, held)) in nodes.iter().enumerate() {
+                let name = format!("n{i}");
+                // Some levels tell no nodes apart.
+                let value = |level: usize| (labels & apart) >> (level % 8) & 1;
+                let values: Vec<String> = (0..levels).map(|level| value(level).to_string()).collect();
+                let labels: Vec<(&str, &str)> =
+                    names.iter().zip(&values).map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                let machine = machines::bridged(&name, 4);
+                let claim = Claim { gpus: machine.uuids(GpuSet::from_bits(held & held >> 1)), ..Default::default() };
+                cluster.upsert(machines::member(machine, &labels));
+                cluster.claim(&name.as_str().into(), name.as_str().into(), claim);
+            }
+            let gang = Gang { groups: vec![Group::new("worker", replicas, gpus)], ..Default::default() };
+            let (found, best) = (place(&cluster, &gang), brute_force(&cluster, &gang, &BTreeSet::new()));
+            if levels == 60 {
+                // Of so many terms it is not said that none is better.
+                prop_assert_eq!(found.is_ok(), best.is_some());
+                found.iter().for_each(|placement| check(&cluster, &gang, placement));
+            } else {
+                compare(found, best, &cluster, &gang)?;
+            }
+        }
+    }
+}

@@ -165,6 +165,33 @@ fn a_leader_that_runs_keeps_its_workers_near_and_the_other_way_round() {
 }
 
 #[test]
+fn each_leader_goes_to_its_own_workers_and_indices_follow_the_names() {
+    // The nodes were told of from the last to the first.
+    let mut cluster = zones_and_racks();
+    for (rack, n) in (0..3).rev().flat_map(|rack| (0..3).rev().map(move |n| (rack, n))) {
+        let name = format!("r{rack}-n{n}");
+        cluster.upsert(member(nvswitch8(&name, 18), &[("zone", "z"), ("rack", &name[..2])]));
+    }
+    let led = Relation::Leader { leader: "leader".into(), workers: "worker".into(), level: "rack".into() };
+    let groups = vec![Group::new("leader", 3, 1), Group::new("worker", 6, 8)];
+    let mut gang = Gang { groups, relations: vec![led], ..Default::default() };
+    // The workers of the last leader run in r1, so that those of the second are in r2.
+    for (index, node) in [(4, "r1-n0"), (5, "r1-n1")] {
+        gang.placed.push(Placed { group: "worker".into(), index, node: node.into() });
+        let gpus = (0..8).map(|i| format!("GPU-{node}-{i}").into()).collect();
+        cluster.claim(&node.into(), node.into(), Claim { gpus, ..Default::default() });
+    }
+    let found = place(&cluster, &gang).unwrap();
+    check_relations(&cluster, &gang, &found);
+    let of = |group: &str| {
+        let mine = found.workers.iter().filter(|worker| worker.group == group);
+        mine.map(|worker| (worker.index, worker.node.as_str())).collect::<Vec<_>>()
+    };
+    assert_eq!(of("worker"), [(0, "r0-n0"), (1, "r0-n1"), (2, "r2-n0"), (3, "r2-n1")]);
+    assert_eq!(of("leader"), [(0, "r0-n2"), (1, "r2-n2"), (2, "r1-n2")]);
+}
+
+#[test]
 fn a_leader_that_runs_keeps_the_whole_slice_of_its_workers_near() {
     // Slices of four workers in one zone, each of two leaders with their two workers in one rack.
     let mut cluster = zones_and_racks();

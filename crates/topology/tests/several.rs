@@ -186,3 +186,35 @@ fn several_groups_open_no_idle_rack_where_a_begun_one_has_an_idle_node() {
     assert_eq!(nodes, ["c", "e"], "{}", found.tree());
     assert!(found.exact);
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_global_rejects: 200_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn beyond_the_bound_all_rules_hold_and_the_terms_are_those_of_the_placement(
+        cluster in clusters(3..=9),
+        mut gang in gangs(3, 4),
+        running in prop_oneof![2 => Just(vec![]), 1 => prop::collection::vec(any::<(u8, u8, u8)>(), 1..=2)],
+    ) {
+        run_some(&cluster, &mut gang, &running);
+        // Without GPUs of their own they fit nearly anywhere, in more ways than are tried.
+        gang.groups.extend(["x", "y", "z"].map(|name| Group::new(name, 40, 0)));
+        let found = place(&cluster, &gang);
+        prop_assume!(found.is_ok());
+        let placement = found.unwrap();
+        let world = World::new(&cluster, &gang);
+        prop_assume!(!placement.exact && !is_torn(&world));
+        check_relations(&cluster, &gang, &placement);
+        check(&cluster, &gang, &placement);
+        let on = |group: &Group, seat: &Seat| {
+            let here = |worker: &&Worker| worker.group == group.name && worker.node == *seat.name();
+            placement.workers.iter().filter(here).count() as u32
+        };
+        let counts: Vec<Vec<u32>> =
+            gang.groups.iter().map(|group| cluster.nodes().map(|seat| on(group, seat)).collect()).collect();
+        prop_assert!(world.holds(&counts));
+        prop_assert!((0..cluster.nodes().count()).all(|node| world.fits(node, &counts)));
+        let terms: Vec<i64> = placement.terms.iter().map(|term| term.value).collect();
+        prop_assert_eq!(terms, world.objective(&counts), "{}", placement.tree());
+    }
+}

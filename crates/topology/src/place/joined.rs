@@ -156,3 +156,116 @@ impl Search<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is the test's own message")]
+mod tests {
+    use super::*;
+    use crate::wiring::each_subset;
+    use crate::wiring::tests::wiring;
+    use crate::{Gpu, Health, Link, NodeFacts, Wire};
+
+    /// The most disjoint sets, and the most in wires that so many can have, by trying all.
+    fn plain(wiring: &Wiring, free: GpuSet, each: usize, joined: Joined, limit: usize) -> (usize, u32) {
+        let Some(lowest) = free.lowest().filter(|_| limit > 0) else { return (0, 0) };
+        let others = free.difference(GpuSet::from_bits(1 << lowest));
+        let mut best = plain(wiring, others, each, joined, limit);
+        each_subset(others.bits() as usize, each - 1, 1 << lowest, None, &mut |set| {
+            let set = GpuSet::from_bits(set as u64);
+            if set.is_subset(free) && suits(wiring, set, joined) {
+                let (sets, wires) = plain(wiring, free.difference(set), each, joined, limit - 1);
+                best = best.max((sets + 1, wires + wiring.within(set)));
+            }
+        });
+        best
+    }
+
+    fn node(n: usize, wire: impl Fn(usize, usize) -> Wire) -> Node {
+        let gpu = |index: usize| Gpu {
+            uuid: format!("GPU-{index}").into(),
+            index: index as u32,
+            product: "GPU".into(),
+            memory_bytes: 1,
+            pci_bus_id: "".into(),
+            numa: None,
+            health: Health::Healthy,
+            mig_profile: None,
+        };
+        let pairs = (0..n).flat_map(|a| (a + 1..n).map(move |b| (a, b)));
+        let links = pairs.map(|(a, b)| Link { from: a as u32, to: b as u32, wire: wire(a, b) }).collect();
+        Node::new(NodeFacts { name: "n".into(), gpus: (0..n).map(gpu).collect(), links, ..NodeFacts::default() })
+            .unwrap()
+    }
+
+    #[test]
+    fn as_many_sets_are_found_as_there_are() {
+        for seed in 1..12 {
+            let (n, wiring) = (7, wiring(7, seed));
+            let node = node(n, |a, b| wiring.wire(a, b));
+            for free in (0..1 << n).map(GpuSet::from_bits) {
+                for (each, joined) in
+                    [2, 3, 4].into_iter().flat_map(|k| [Joined::Socket, Joined::Nvlink].map(|j| (k, j)))
+                {
+                    let (sets_there, _) = plain(&wiring, free, each, joined, n);
+                    assert_eq!(most(&wiring, free, each, joined) as usize, sets_there, "{each} of {free} {joined}");
+                    let parts = parts(&wiring, free, joined);
+                    for workers in 0..=sets_there + 1 {
+                        let found = sets(&node, free, each, workers, joined);
+                        assert_eq!(found.len(), workers.min(sets_there));
+                        let mut left = free;
+                        for &set in &found {
+                            assert!(set.is_subset(left) && set.len() == each && suits(&wiring, set, joined));
+                            left = left.difference(set);
+                        }
+                        // Where it is searched which GPUs go together, no other sets have more in wires.
+                        if let ([part], true) = (&parts[..], workers > 0)
+                            && !suits(&wiring, *part, joined)
+                        {
+                            let wires: u32 = found.iter().map(|&set| wiring.within(set)).sum();
+                            assert_eq!((found.len(), wires), plain(&wiring, free, each, joined, workers));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_set_is_one_that_there_is() {
+        for seed in 1..12 {
+            let wiring = wiring(7, seed);
+            for free in (0..128).map(GpuSet::from_bits) {
+                let mut largest_there = 0;
+                for size in 1..=free.len() {
+                    let there = plain(&wiring, free, size, Joined::Nvlink, 1).0 > 0;
+                    largest_there = if there { size as u32 } else { largest_there };
+                }
+                assert_eq!(largest(&wiring, free, Joined::Nvlink), largest_there);
+            }
+        }
+    }
+
+    #[test]
+    fn on_many_gpus_the_first_sets_are_taken() {
+        let bits = |found: Vec<GpuSet>| found.iter().map(|set| set.bits()).collect::<Vec<u64>>();
+        let wire = |near: bool| if near { Wire::nvlink(1, crate::Path::SameNuma) } else { Wire::UNKNOWN };
+        // A chain: each GPU has NVLink to the next.
+        let chain = node(19, |a, b| wire(b == a + 1));
+        let pairs = sets(&chain, GpuSet::first(19), 2, 10, Joined::Nvlink);
+        assert_eq!(bits(pairs), (0..9).map(|pair| 0b11 << (2 * pair)).collect::<Vec<u64>>(), "and an odd GPU");
+        assert_eq!(most(chain.wiring(), GpuSet::first(19), 3, Joined::Nvlink), 0, "no three have it to each other");
+        // A chain of triangles, each joined to the next by one wire.
+        let triangles = node(18, |a, b| wire(a / 3 == b / 3 || (b == a + 1)));
+        let threes = sets(&triangles, GpuSet::first(18), 3, 7, Joined::Nvlink);
+        assert_eq!(bits(threes), (0..6).map(|three| 0b111 << (3 * three)).collect::<Vec<u64>>());
+        let some = sets(&triangles, GpuSet::first(18), 3, 2, Joined::Nvlink);
+        assert_eq!(bits(some), [0b111, 0b111_000]);
+        // A chain of squares that are joined crosswise, too: of each an odd GPU is left.
+        let squares = node(20, |a, b| wire(a / 4 == b / 4 || (b == a + 1)));
+        let threes = sets(&squares, GpuSet::first(20), 3, 7, Joined::Nvlink);
+        assert_eq!(bits(threes), (0..5).map(|three| 0b111 << (4 * three)).collect::<Vec<u64>>());
+        // Two chains, of which the second is asked for what the first has no room for, and for no more.
+        let chains = node(8, |a, b| wire(a / 4 == b / 4 && b == a + 1));
+        assert_eq!(bits(sets(&chains, GpuSet::first(8), 2, 3, Joined::Nvlink)).len(), 3);
+    }
+}

@@ -150,3 +150,57 @@ fn ring(wiring: &Wiring, sets: &[GpuSet]) -> Vec<usize> {
     }
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wiring::tests::wiring;
+
+    fn permutations(of: &[usize]) -> Vec<Vec<usize>> {
+        if of.is_empty() {
+            return vec![Vec::new()];
+        }
+        let each = of.iter().flat_map(|&first| {
+            let others: Vec<usize> = of.iter().copied().filter(|&other| other != first).collect();
+            permutations(&others).into_iter().map(move |rest| [vec![first], rest].concat())
+        });
+        each.collect()
+    }
+
+    fn wire(wiring: &Wiring, a: GpuSet, b: GpuSet) -> u32 {
+        a.iter().flat_map(|x| b.iter().map(move |y| wiring.wire(x, y).score())).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn no_other_ring_has_more_in_wires_and_of_equals_it_is_the_first() {
+        for (sets, seed) in [(3, 1), (4, 1), (4, 2), (4, 3), (5, 4), (5, 5), (6, 6), (6, 7), (7, 8)] {
+            for each in [1, 2] {
+                let wiring = wiring(sets * each, seed);
+                let sets: Vec<GpuSet> = (0..sets).map(|nth| (nth * each..(nth + 1) * each).collect()).collect();
+                let length = |order: &[usize]| {
+                    let next = order.iter().cycle().skip(1);
+                    order.iter().zip(next).map(|(&a, &b)| wire(&wiring, sets[a], sets[b])).sum::<u32>()
+                };
+                let all = permutations(&(1..sets.len()).collect::<Vec<_>>());
+                let all = all.into_iter().map(|rest| [vec![0], rest].concat());
+                let best = all.max_by_key(|order| (length(order), std::cmp::Reverse(order.clone()))).unwrap();
+                assert_eq!(ring(&wiring, &sets), best, "{} sets of {each}, seed {seed}", sets.len());
+            }
+        }
+    }
+
+    #[test]
+    fn of_many_sets_each_is_followed_by_the_nearest_left() {
+        let wiring = wiring(12, 9);
+        let sets: Vec<GpuSet> = (0..12).map(|gpu| GpuSet::from_bits(1 << gpu)).collect();
+        let order = ring(&wiring, &sets);
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!((sorted, order[0]), ((0..12).collect::<Vec<_>>(), 0));
+        for at in 0..11 {
+            let to = |other: usize| wire(&wiring, sets[order[at]], sets[other]);
+            let nearest = order[at + 1..].iter().copied().max_by_key(|&other| (to(other), std::cmp::Reverse(other)));
+            assert_eq!(Some(order[at + 1]), nearest);
+        }
+    }
+}

@@ -248,3 +248,23 @@ fn renamed(node: &Node, nth: u32) -> Node {
     // The facts come from a node, so they make one again.
     Node::new(facts).unwrap_or_else(|_| node.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::next_spread;
+
+    #[test]
+    fn every_way_to_spread_nodes_comes_once() {
+        let mut spread = vec![3, 0, 0];
+        let mut all = vec![spread.clone()];
+        while next_spread(&mut spread) {
+            all.push(spread.clone());
+        }
+        let expected: Vec<Vec<u32>> = (0..=3u32)
+            .rev()
+            .flat_map(|first| (0..=3 - first).rev().map(move |second| vec![first, second, 3 - first - second]))
+            .collect();
+        assert_eq!(all, expected);
+        assert!(!next_spread(&mut [4]), "one domain takes them all");
+    }
+}

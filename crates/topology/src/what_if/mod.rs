@@ -119,3 +119,42 @@ fn sets(count: usize, size: usize, limit: u64) -> u64 {
     }
     if size > count { 0 } else { sets }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_of_a_size_comes_once_and_in_order() {
+        for count in 0..7 {
+            for size in 0..9 {
+                let mut found = Vec::new();
+                assert!(each_set(count, size, &mut |set| {
+                    found.push(set.to_vec());
+                    true
+                }));
+                let all = (0u32..1 << count).filter(|bits| bits.count_ones() as usize == size);
+                let mut all: Vec<Vec<usize>> =
+                    all.map(|bits| (0..count).filter(|at| bits >> at & 1 == 1).collect()).collect();
+                all.sort();
+                assert_eq!(found, all, "{size} of {count}");
+                assert_eq!(sets(count, size, 1_000), all.len() as u64, "{size} of {count}");
+            }
+        }
+        let mut seen = 0;
+        let mut second = |_: &[usize]| {
+            seen += 1;
+            seen < 2
+        };
+        assert!(!each_set(5, 2, &mut second));
+        assert_eq!(seen, 2, "it was told to stop");
+    }
+
+    #[test]
+    fn sets_are_counted_up_to_a_limit() {
+        assert_eq!((sets(10, 3, 119), sets(10, 3, 120), sets(10, 3, 121)), (119, 120, 120));
+        assert_eq!(sets(10_000, 5_000, 77), 77, "the number itself is larger than can be written down");
+        // 20 of 40 are counted over numbers that never are more than their own.
+        assert_eq!(sets(40, 20, u64::MAX), 137_846_528_820);
+    }
+}

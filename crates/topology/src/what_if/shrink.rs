@@ -28,7 +28,7 @@ pub struct Shrinking {
 /// `gives up worker-6, worker-7 of node-4; racks used 1, hosts used 3 by the rest`.
 impl fmt::Display for Shrinking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("gives up ")?;
+        f.write_str(if self.given_up.is_empty() { "gives up nobody" } else { "gives up " })?;
         for (nth, placed) in self.given_up.iter().enumerate() {
             write!(f, "{}{}-{} on {}", if nth == 0 { "" } else { ", " }, placed.group, placed.index, placed.node)?;
         }

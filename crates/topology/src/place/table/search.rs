@@ -31,7 +31,7 @@ enum Floor {
     Cost(Rc<[i64]>),
 }
 
-/// By signature of a domain: for each bound, which tells where it lies, its floor once that was asked for.
+/// By look of a domain: for each bound, which tells where it lies, its floor once that was asked for.
 type Floors = HashMap<u64, Vec<(Bound, Option<Floor>)>, BuildMixing>;
 
 impl<'s, 'a> Spread<'s, 'a> {
@@ -141,9 +141,9 @@ impl<'s, 'a> Spread<'s, 'a> {
     }
 
     /// Whether what looks the same need not be looked at twice: signatures know nothing of slices, nor of what the gang has
-    /// already, and bounds only of so many levels where it lies.
+    /// already.
     fn skips_alike(&self) -> bool {
-        !self.begun && self.ask.slices.is_empty() && self.terms.wires() <= COMPARED
+        !self.begun && self.ask.slices.is_empty()
     }
 
     /// Whether one domain of a level may have the room that is this place or lies in it.
@@ -162,7 +162,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         if !self.skips_alike() {
             return Floor::Unknown;
         }
-        let look = self.state.tree.domain(id).signature;
+        let look = self.look_there(id, workers);
         match floors.get(&look).and_then(|seen| seen.iter().find(|seen| seen.0 == bound)) {
             None => {
                 floors.entry(look).or_default().push((bound, None));
@@ -183,6 +183,24 @@ impl<'s, 'a> Spread<'s, 'a> {
             known.push((self.compared(cost), Some(floor.clone())));
         }
         floor
+    }
+
+    /// The signature of a domain. Bounds tell where it lies, but of more levels than they know not all of it: then what the
+    /// domains above add beyond them is in it, too.
+    fn look_there(&self, id: u32, workers: u32) -> u64 {
+        let tree = self.state.tree;
+        let mut look = tree.domain(id).signature;
+        if self.terms.wires() > COMPARED {
+            for above in tree.ancestors(tree.domain(id).parent) {
+                let Some(depth) = tree.domain(above).depth else { break };
+                self.own(above, depth, workers, |term, value| {
+                    if term >= COMPARED {
+                        look = mix(look ^ mix(term as u64) ^ value as u64);
+                    }
+                });
+            }
+        }
+        look
     }
 
     /// Domains with the same signature have equally good splits. None if something runs or was given away there.
@@ -213,4 +231,74 @@ impl<'s, 'a> Spread<'s, 'a> {
 fn ranked(parent: u128, level: usize, nth: usize) -> u128 {
     let shift = (u128::BITS - ORDER_BITS).saturating_sub(level as u32 * ORDER_BITS);
     parent | (nth as u128 & ((1 << ORDER_BITS) - 1)) << shift
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is the test's own message")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::place::ask::question;
+    use crate::place::pack::Packer;
+    use crate::place::room::State;
+    use crate::tree::ROOT;
+    use crate::tree::tests::{LABELS, apply, events};
+    use crate::{Cluster, Exclusion, Gang, Group, LevelLabel, NodeName};
+
+    /// All places of a level, counted from the root, that are a place or lie in it.
+    fn of_level(cluster: &Cluster, place: Place, level: usize) -> Vec<Place> {
+        let tree = cluster.tree();
+        let mut all = vec![place];
+        for _ in 0..=LABELS.len() {
+            let open = all.iter().flat_map(|&place| match place {
+                Place::Domain(id) if tree.domain(id).depth.map_or(0, |depth| depth + 1) < level => {
+                    let domain = tree.domain(id);
+                    let seats = domain.seats.iter().map(|&id| Place::Seat(id));
+                    domain.children.iter().map(|&id| Place::Domain(id)).chain(seats).collect()
+                }
+                _ => vec![place],
+            });
+            all = open.collect();
+        }
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_search_finds_what_trying_every_domain_finds(
+            events in events(60, 40), workers in 1u32..=12, gpus in 1u32..=4, off in prop::option::of(any::<u64>()),
+        ) {
+            let mut cluster = Cluster::new(LABELS.map(|label| LevelLabel::new(label, label)).to_vec()).unwrap();
+            events.iter().for_each(|event| apply(&mut cluster, event));
+            let gang = Gang { groups: vec![Group::new("w", workers, gpus)], ..Gang::default() };
+            let question = question(&cluster, &gang).unwrap();
+            let (state, mut packer) = (State::new(cluster.tree()), Packer::default());
+            let kept_off = |_: &Group, node: &NodeName| {
+                let number: u32 = node.as_str()[1..].parse().unwrap();
+                if off.is_some_and(|off| off >> number & 1 == 1) { Err(Exclusion::NotReady) } else { Ok(()) }
+            };
+            let eligible: Option<crate::Eligibility<'_>> = if off.is_some() { Some(&kept_off) } else { None };
+            let levels = LABELS.len() + 1;
+            let root = Place::Domain(ROOT);
+            let mut spread = Spread::new(&state, &question.asks[0], &mut packer, eligible, levels, root);
+            for outer in 0..levels {
+                for top in of_level(&cluster, root, outer) {
+                    for level in outer..=levels {
+                        let each = of_level(&cluster, top, level).into_iter().filter_map(|place| spread.solved(place, workers));
+                        let best = each.min_by(|a, b| a.0.cmp(&b.0));
+                        let found = spread.best_at(&[top], level, workers);
+                        prop_assert_eq!(&found, &best, "{:?}, level {}", top, level);
+                        // What is known beforehand is no more than that, whether all nodes will do or not.
+                        let bound = spread.bound(spread.outside(top, workers), top, level, workers);
+                        if let Some((cost, _)) = found {
+                            prop_assert!(bound <= spread.compared(&cost), "{:?}, level {}: {:?}", top, level, bound);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
