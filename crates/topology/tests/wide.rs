@@ -8,8 +8,8 @@ mod machines;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use brute::{check, domains, is_nvlinked, on_node};
-use machines::{bridged, member, node, nvswitch8, pcie};
+use brute::{check, domains, is_nvlinked, on_node, wide_clusters};
+use machines::{member, nvswitch8};
 use proptest::prelude::*;
 use weft_topology::*;
 
@@ -154,64 +154,12 @@ fn best(cluster: &Cluster, gang: &Gang, suits: &dyn Fn(&Seat) -> bool) -> Option
     names.iter().filter_map(|name| within(Some((depth, name)))).min()
 }
 
-const A100: &str = "NVIDIA A100-SXM4-80GB";
-
-/// Up to sixty nodes of three kinds on two to five levels, some of their GPUs held or planned.
-fn clusters() -> impl Strategy<Value = Cluster> {
-    let one = (0u8..6, any::<u8>(), any::<u8>(), 0u8..40);
-    // How many domains of a level, or nodes, lie right below one of the level above.
-    let fans = prop::collection::vec(1usize..=4, 2..=5);
-    (prop::collection::vec(one, 4..60), fans, any::<bool>()).prop_map(|(nodes, fans, full)| {
-        let levels: Vec<LevelLabel> = (0..fans.len())
-            .map(|depth| LevelLabel::new(&format!("level-{depth}"), &format!("level-{depth}")))
-            .collect();
-        let mut cluster = Cluster::new(levels).unwrap();
-        for (i, (kind, held, planned, standing)) in nodes.into_iter().enumerate() {
-            let name = format!("n{i:02}");
-            let machine = match kind {
-                0 => bridged(&name, 4),
-                1 => pcie(&name, 4),
-                2 => {
-                    let mut facts = NodeFacts::from(node(&name, 4, |_, _| Wire::nvswitch(18, Path::SameNuma)));
-                    facts.nvlink_domain = Some("fabric.1".into());
-                    Node::new(facts).unwrap()
-                }
-                3 => nvswitch8(&name, 12),
-                _ => {
-                    let mut facts = NodeFacts::from(nvswitch8(&name, 12));
-                    facts.gpus.iter_mut().for_each(|gpu| gpu.product = A100.into());
-                    Node::new(facts).unwrap()
-                }
-            };
-            // Neighbours share the inner domains: the number of the node, cut off further the further out.
-            let mut labels: Vec<(String, String)> = Vec::new();
-            let mut number = i;
-            for depth in (0..fans.len()).rev() {
-                number /= fans[depth];
-                labels.push((format!("level-{depth}"), number.to_string()));
-            }
-            let labels: Vec<(&str, &str)> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-            let held = GpuSet::from_bits(u64::from(if full { held } else { held & held >> 3 }));
-            let planned = GpuSet::from_bits(u64::from(planned & planned >> 1 & planned >> 4));
-            let (held, planned) = [held, planned].map(|set| machine.uuids(set.intersection(machine.all()))).into();
-            let mut member = member(machine, &labels);
-            member.standing = if standing == 0 { Standing::Cordoned } else { Standing::Ready };
-            cluster.upsert(member);
-            let node: NodeName = name.as_str().into();
-            cluster.claim(&node, format!("held-{i}").as_str().into(), Claim { gpus: held, ..Default::default() });
-            let claim = Claim { gpus: planned, planned: true, ..Default::default() };
-            cluster.claim(&node, format!("planned-{i}").as_str().into(), claim);
-        }
-        cluster
-    })
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn one_group_is_placed_as_the_plain_programme_places_it(
-        cluster in clusters(), replicas in 1u32..=14, gpus in 1u32..=4,
+        cluster in wide_clusters(4..60), replicas in 1u32..=14, gpus in 1u32..=4,
         required in prop::option::weighted(0.3, 0usize..5), product in prop::option::weighted(0.4, any::<bool>()),
         off in prop::option::weighted(0.3, any::<u64>()), running in prop::collection::vec(0usize..60, 0..=3),
         slices in prop::option::weighted(0.3, (0usize..5, 2u32..=3, prop::option::of(1usize..4))),

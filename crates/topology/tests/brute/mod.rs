@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use weft_topology::*;
 
-use crate::machines::{bridged, member, node, pcie};
+use crate::machines::{bridged, member, node, nvswitch8, pcie};
 
 /// The domains of a node from the outermost level inwards, as the documentation defines them: by the labels so far; a
 /// node without any further label is alone.
@@ -185,6 +185,58 @@ pub fn clusters(nodes: std::ops::RangeInclusive<usize>) -> impl Strategy<Value =
                 format!("planned-{i}").as_str().into(),
                 Claim { gpus: planned, planned: true, ..Default::default() },
             );
+        }
+        cluster
+    })
+}
+
+const A100: &str = "NVIDIA A100-SXM4-80GB";
+
+/// Nodes of five kinds and two products on two to five levels, some of their GPUs held or planned.
+pub fn wide_clusters(nodes: std::ops::Range<usize>) -> impl Strategy<Value = Cluster> {
+    let one = (0u8..6, any::<u8>(), any::<u8>(), 0u8..40);
+    // How many domains of a level, or nodes, lie right below one of the level above.
+    let fans = prop::collection::vec(1usize..=4, 2..=5);
+    (prop::collection::vec(one, nodes), fans, any::<bool>()).prop_map(|(nodes, fans, full)| {
+        let levels: Vec<LevelLabel> = (0..fans.len())
+            .map(|depth| LevelLabel::new(&format!("level-{depth}"), &format!("level-{depth}")))
+            .collect();
+        let mut cluster = Cluster::new(levels).unwrap();
+        for (i, (kind, held, planned, standing)) in nodes.into_iter().enumerate() {
+            let name = format!("n{i:02}");
+            let machine = match kind {
+                0 => bridged(&name, 4),
+                1 => pcie(&name, 4),
+                2 => {
+                    let mut facts = NodeFacts::from(node(&name, 4, |_, _| Wire::nvswitch(18, Path::SameNuma)));
+                    facts.nvlink_domain = Some("fabric.1".into());
+                    Node::new(facts).unwrap()
+                }
+                3 => nvswitch8(&name, 12),
+                _ => {
+                    let mut facts = NodeFacts::from(nvswitch8(&name, 12));
+                    facts.gpus.iter_mut().for_each(|gpu| gpu.product = A100.into());
+                    Node::new(facts).unwrap()
+                }
+            };
+            // Neighbours share the inner domains: the number of the node, cut off further the further out.
+            let mut labels: Vec<(String, String)> = Vec::new();
+            let mut number = i;
+            for depth in (0..fans.len()).rev() {
+                number /= fans[depth];
+                labels.push((format!("level-{depth}"), number.to_string()));
+            }
+            let labels: Vec<(&str, &str)> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            let held = GpuSet::from_bits(u64::from(if full { held } else { held & held >> 3 }));
+            let planned = GpuSet::from_bits(u64::from(planned & planned >> 1 & planned >> 4));
+            let (held, planned) = [held, planned].map(|set| machine.uuids(set.intersection(machine.all()))).into();
+            let mut member = member(machine, &labels);
+            member.standing = if standing == 0 { Standing::Cordoned } else { Standing::Ready };
+            cluster.upsert(member);
+            let node: NodeName = name.as_str().into();
+            cluster.claim(&node, format!("held-{i}").as_str().into(), Claim { gpus: held, ..Default::default() });
+            let claim = Claim { gpus: planned, planned: true, ..Default::default() };
+            cluster.claim(&node, format!("planned-{i}").as_str().into(), claim);
         }
         cluster
     })
