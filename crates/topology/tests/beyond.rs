@@ -148,3 +148,25 @@ fn elastic_groups_get_what_there_is_room_for_beyond_the_bound() {
     let found = place(&cluster, &gang).unwrap();
     assert_eq!((found.left_out, found.exact), (26, false), "24 GPUs less ten: {}", found.tree());
 }
+
+#[test]
+fn over_more_blocks_than_can_be_searched_the_racks_with_the_most_room_are_taken() {
+    let mut cluster = Cluster::new(["block", "rack"].map(|level| LevelLabel::new(level, level)).to_vec()).unwrap();
+    // In each of nine blocks one rack has 40 free GPUs, and three others have one each.
+    for block in 0..9 {
+        for (rack, nodes, taken) in [(0, 5, 0), (1, 1, 7), (2, 1, 7), (3, 1, 7)] {
+            for n in 0..nodes {
+                let name = format!("b{block}-r{rack}-n{n}");
+                let (block, rack) = (format!("b{block}"), format!("b{block}-r{rack}"));
+                cluster.upsert(member(nvswitch8(&name, 18), &[("block", &block), ("rack", &rack)]));
+                take(&mut cluster, &name, taken);
+            }
+        }
+    }
+    let gang = one_group(360);
+    let found = place(&cluster, &gang).unwrap();
+    check(&cluster, &gang, &found);
+    let used = |level: &str| found.terms.iter().find(|term| term.name == format!("{level}s used")).unwrap().value;
+    assert_eq!((used("block"), used("rack"), used("host")), (9, 9, 45));
+    assert!(!found.exact, "it was not searched through");
+}

@@ -419,40 +419,6 @@ impl Spread<'_, '_> {
         let most = crate::GpuSet::CAPACITY as i64;
         most * (most - 1) / 2 * MOST_SCORE
     }
-
-    /// Gaps first; then children where the gang has workers already, and in each case the child with the most room, as
-    /// much as fits; the last part goes where it fits best. Whole slices fit wherever there is room for them, so this
-    /// finds a split whenever there is one.
-    fn greedy(&mut self, id: u32, workers: u32, split: &mut Split) -> Option<()> {
-        // Number, whether it is new to the gang, what it takes, and for how many more it has room.
-        let mut parts: Vec<(Place, bool, u32, u32)> = Vec::new();
-        let mut rest = workers;
-        for child in self.vacancy.below(id) {
-            let (room, due) = (self.vacancy.room(child), self.vacancy.due(child));
-            let is_new = match child {
-                Place::Domain(id) => !self.state.domain_is_used(id),
-                Place::Seat(id) => !self.state.seat_is_used(id),
-            };
-            rest = rest.checked_sub(due)?;
-            parts.push((child, is_new, due, room.checked_sub(due)?));
-        }
-        let mut order: Vec<usize> = (0..parts.len()).collect();
-        order.sort_by_key(|&nth| (parts[nth].1, std::cmp::Reverse(parts[nth].3)));
-        let mut at = 0;
-        while rest > 0 {
-            let (_, is_new, _, more) = parts[*order.get(at)?];
-            if more >= rest {
-                let alike = order[at..].iter().filter(|&&nth| parts[nth].1 == is_new && parts[nth].3 >= rest);
-                let last = *alike.min_by_key(|&&nth| parts[nth].3)?;
-                parts[last].2 += rest;
-                break;
-            }
-            parts[order[at]].2 += more;
-            rest -= more;
-            at += 1;
-        }
-        parts.into_iter().filter(|part| part.2 > 0).try_for_each(|(child, _, part, _)| self.fill(child, part, split))
-    }
 }
 
 /// The score of the best wire that can be written down.

@@ -24,6 +24,7 @@
 
 mod ask;
 mod explain;
+mod greedy;
 mod joined;
 mod joint;
 mod knapsack;
