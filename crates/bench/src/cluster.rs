@@ -48,6 +48,15 @@ pub struct Args {
     /// Jobs, failures and the random strategy are drawn from it.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How often a node or one of its GPUs fails, in a thousand node-days.
+    #[arg(long, default_value_t = faults::PER_THOUSAND_NODE_DAYS)]
+    failures: f64,
+    /// Name the nodes the other way round, those of NVLink domains last: who takes the first of equal nodes takes others then.
+    #[arg(long)]
+    reversed: bool,
+    /// No gang asks for nodes of NVLink domains: those that did take workers of eight GPUs.
+    #[arg(long, conflicts_with = "jobs")]
+    no_nvl72_gangs: bool,
     /// Tables for docs/benchmarks.md.
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
@@ -76,6 +85,9 @@ pub fn run(args: &Args, print: Printer) -> Result<()> {
         if nodes == 0 || args.days == 0 {
             bail!("a cluster has at least one node, and at least one day is counted");
         }
+        if !(args.failures >= 0.0 && args.failures.is_finite()) {
+            bail!("--failures is how many there are in a thousand node-days: 0 or more");
+        }
         match &args.jobs {
             Some(file) => {
                 let jobs = jobs::read(file)?;
@@ -85,8 +97,18 @@ pub fn run(args: &Args, print: Printer) -> Result<()> {
             None => {
                 for name in &args.study {
                     let study = study(name)?;
-                    let draw = |site: &Site, window| study.jobs(site, args.load, window, args.seed);
-                    let names = (study.name.to_owned(), study.about.to_owned());
+                    let draw = |site: &Site, window| {
+                        let mut jobs = study.jobs(site, args.load, window, args.seed);
+                        if args.no_nvl72_gangs {
+                            jobs.iter_mut().for_each(Job::leave_nvl72);
+                        }
+                        jobs
+                    };
+                    let mut names = (study.name.to_owned(), study.about.to_owned());
+                    if args.no_nvl72_gangs {
+                        names.0 += "-no-nvl72-gangs";
+                        names.1 += ", no gang for NVL72 nodes";
+                    }
                     scenario(args, print, nodes, WARM_UP_DAYS * DAY_SECONDS, names, draw)?;
                 }
             }
@@ -105,13 +127,17 @@ fn scenario(
     print: Printer,
     nodes: usize,
     warm_up: u64,
-    (jobs_name, about): (String, String),
+    (mut jobs_name, mut about): (String, String),
     draw: impl FnOnce(&Site, Window) -> Vec<Job>,
 ) -> Result<()> {
     let window = Window { from_seconds: warm_up, to_seconds: warm_up + args.days * DAY_SECONDS };
-    let site = Site::new(nodes)?;
+    let site = if args.reversed { Site::reversed(nodes)? } else { Site::new(nodes)? };
+    if args.reversed {
+        jobs_name += "-reversed";
+        about += ", nodes named the other way round";
+    }
     let jobs = draw(&site, window);
-    let faults = faults::draw(&site, window.to_seconds, args.seed);
+    let faults = faults::draw(&site, args.failures, window.to_seconds, args.seed);
     let mut outcomes = Vec::new();
     for mut strategy in strategy::all(&site, args.seed)? {
         // On standard error, which is not part of the result.

@@ -20,6 +20,13 @@ impl Job {
     pub fn gpus(&self) -> u32 {
         self.ask.workers * self.ask.gpus
     }
+
+    /// A gang for nodes of NVLink domains becomes one of as many GPUs for others.
+    pub fn leave_nvl72(&mut self) {
+        if self.ask.is_for_nvl72() {
+            self.ask = Ask::of_job(self.gpus() / Kind::Hgx.gpus(), Kind::Hgx.gpus(), self.ask.required);
+        }
+    }
 }
 
 impl Ask {
@@ -32,6 +39,11 @@ impl Ask {
     /// The same on nodes of one NVLink domain across nodes only, which it prefers to have to itself.
     pub fn on_nvl72(self) -> Self {
         Self { kinds: Kind::Nvl72.bit(), preferred: Some(NVLINK), ..self }
+    }
+
+    /// Whether no other nodes will do.
+    pub fn is_for_nvl72(&self) -> bool {
+        self.kinds == Kind::Nvl72.bit()
     }
 }
 
@@ -95,6 +107,17 @@ mod tests {
         assert_eq!(jobs[1].ask.required, Some(RACK));
         assert_eq!(jobs[0].ask.kinds, 7);
         assert_eq!(jobs[1].ask.kinds, Kind::Hgx.bit());
+    }
+
+    #[test]
+    fn a_gang_that_leaves_the_nvl72_nodes_keeps_its_gpus() {
+        let job = |ask| Job { submit_seconds: 0, duration_seconds: 1, ask };
+        let mut gang = job(Ask::of_job(4, 4, None).on_nvl72());
+        gang.leave_nvl72();
+        assert_eq!(gang.ask, Ask::of_job(2, 8, None));
+        let mut other = job(Ask::of_job(1, 4, None));
+        other.leave_nvl72();
+        assert_eq!(other.ask, Ask::of_job(1, 4, None));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The outcome of a scenario as tables and as lines.
 
 use super::Scenario;
-use super::tally::{CLASSES, Outcome};
+use super::tally::{CLASSES, Outcome, Waits};
 use crate::measure::{Against, Line};
 
 /// A column: its heading, and the cell of a strategy.
@@ -31,12 +31,9 @@ fn quality() -> Vec<Column> {
 fn waiting() -> Vec<Column> {
     let mut columns: Vec<Column> = Vec::new();
     for (n, (name, _)) in CLASSES.iter().enumerate() {
-        let cell = move |o: &Outcome| {
-            let waits = &o.waits[n];
-            format!("{} / {}", duration(waits.percentile(50)), duration(waits.percentile(95)))
-        };
-        columns.push((format!("wait for {name}"), Box::new(cell)));
+        columns.push((format!("wait for {name}"), Box::new(move |o| median_and_95th(&o.waits[n]))));
     }
+    columns.push(("wait for an NVL72 gang".into(), Box::new(|o| median_and_95th(&o.nvl72_waits))));
     columns.push(("started".into(), Box::new(|o| o.started.to_string())));
     columns.push(("left waiting".into(), Box::new(|o| o.left_waiting.to_string())));
     columns.push((
@@ -53,6 +50,13 @@ fn waiting() -> Vec<Column> {
 
 fn mean(count: u64, mean: f64) -> String {
     if count == 0 { "-".to_owned() } else { format!("{mean:.2}") }
+}
+
+fn median_and_95th(waits: &Waits) -> String {
+    if waits.seconds.is_empty() {
+        return "-".to_owned();
+    }
+    format!("{} / {}", duration(waits.percentile(50)), duration(waits.percentile(95)))
 }
 
 /// Seconds for people.
@@ -121,6 +125,8 @@ pub fn lines(scenario: &Scenario) -> Vec<Line<'_>> {
             extra.push((names.0, o.waits[n].percentile(50) as f64));
             extra.push((names.1, o.waits[n].percentile(95) as f64));
         }
+        extra.push(("wait_p50_seconds_nvl72_gang", o.nvl72_waits.percentile(50) as f64));
+        extra.push(("wait_p95_seconds_nvl72_gang", o.nvl72_waits.percentile(95) as f64));
         extra.push(("racks_by_gang_of_9_64_gpus", o.racks[3].mean()));
         extra.push(("racks_by_gang_of_65_gpus_or_more", o.racks[4].mean()));
         let theirs = other(n).filter(|other| other.strategy != o.strategy).map(|other| Against {

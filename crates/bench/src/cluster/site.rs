@@ -107,11 +107,13 @@ pub struct Site {
 impl Site {
     /// Of so many nodes: one in twenty with bridged PCIe cards, about one in eighteen in whole NVLink domains, the others HGX. Eight racks make a block, ten blocks a zone.
     pub fn new(nodes: usize) -> Result<Self> {
-        let nvl72 = if nodes >= 180 { (nodes / 18).div_ceil(18) * 18 } else { 0 };
-        let bridged = nodes / 20;
-        let mut kinds = vec![Kind::Nvl72; nvl72];
-        kinds.extend(vec![Kind::Bridged; bridged]);
-        kinds.resize(nodes.max(kinds.len()), Kind::Hgx);
+        Self::of(&kinds(nodes))
+    }
+
+    /// The same nodes named the other way round: HGX first, NVLink domains last.
+    pub fn reversed(nodes: usize) -> Result<Self> {
+        let mut kinds = kinds(nodes);
+        kinds.reverse();
         Self::of(&kinds)
     }
 
@@ -239,6 +241,15 @@ impl Site {
     }
 }
 
+fn kinds(nodes: usize) -> Vec<Kind> {
+    let nvl72 = if nodes >= 180 { (nodes / 18).div_ceil(18) * 18 } else { 0 };
+    let bridged = nodes / 20;
+    let mut kinds = vec![Kind::Nvl72; nvl72];
+    kinds.extend(vec![Kind::Bridged; bridged]);
+    kinds.resize(nodes.max(kinds.len()), Kind::Hgx);
+    kinds
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,5 +289,8 @@ mod tests {
         let site = Site::new(640).unwrap();
         let count = |kind| site.hosts.iter().filter(|host| host.kind == kind).count();
         assert_eq!(Kind::ALL.map(count), [572, 32, 36]);
+        let reversed = Site::reversed(640).unwrap();
+        assert!(site.hosts.iter().map(|host| host.kind).eq(reversed.hosts.iter().rev().map(|host| host.kind)));
+        assert_eq!(reversed.hosts[0].kind, Kind::Hgx);
     }
 }

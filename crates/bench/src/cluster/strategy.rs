@@ -85,7 +85,7 @@ impl Strategy for Weft {
 
     fn place(&mut self, site: &Site, ask: &Ask, running: &Seats) -> Option<Seats> {
         let mut group = Group::new("w", ask.workers, ask.gpus);
-        group.product = (ask.kinds == Kind::Nvl72.bit()).then(|| NVL72_PRODUCT.to_owned());
+        group.product = ask.is_for_nvl72().then(|| NVL72_PRODUCT.to_owned());
         let node = |seat: &Seat| site.hosts[seat.host].node.name().clone();
         let placed = |(index, seat): &(u32, Seat)| Placed { group: "w".to_owned(), index: *index, node: node(seat) };
         let gang = Gang {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::jobs::{Job, NVLINK, RACK};
 use super::simulation::Window;
-use super::site::{Kind, Site};
+use super::site::Site;
 use super::strategy::Seats;
 use crate::measure::Measured;
 use crate::rivals::Ask;
@@ -53,6 +53,8 @@ pub struct Outcome {
     /// GPU-hours idle while a job waits that needs no more GPUs than are idle and has no place.
     pub lost_gpu_hours: f64,
     pub waits: [Waits; CLASSES.len()],
+    /// Of the gangs that ask for nodes of NVLink domains: too few to show in the percentiles of their class.
+    pub nvl72_waits: Waits,
     /// Racks by gang (of several workers), by the class of its size.
     pub racks: [Span; CLASSES.len()],
     /// NVLink domains by gang that asks for nodes of NVLink domains.
@@ -97,6 +99,7 @@ impl<'a> Tally<'a> {
             utilisation: 0.0,
             lost_gpu_hours: 0.0,
             waits: Default::default(),
+            nvl72_waits: Waits::default(),
             racks: Default::default(),
             nvlink_domains: Span::default(),
             full_nvlink: 0.0,
@@ -178,7 +181,7 @@ impl<'a> Tally<'a> {
                 span.domains += site.view.used(&split, depth) as u64;
             };
             span(&mut self.outcome.racks[class(&self.jobs[job])], RACK);
-            if ask.kinds == Kind::Nvl72.bit() {
+            if ask.is_for_nvl72() {
                 span(&mut self.outcome.nvlink_domains, NVLINK);
             }
         }
@@ -198,8 +201,12 @@ impl<'a> Tally<'a> {
             self.outcome.left_waiting += u64::from(start.is_none());
             let wait = start.unwrap_or(self.window.to_seconds) - job.submit_seconds;
             self.outcome.waits[class(job)].seconds.push(wait);
+            if job.ask.is_for_nvl72() {
+                self.outcome.nvl72_waits.seconds.push(wait);
+            }
         }
-        self.outcome.waits.iter_mut().for_each(|waits| waits.seconds.sort_unstable());
+        let waits = self.outcome.waits.iter_mut().chain([&mut self.outcome.nvl72_waits]);
+        waits.for_each(|waits| waits.seconds.sort_unstable());
         for &(able, busy, lost) in &self.steps {
             self.outcome.series.push((busy as f64 / able.max(1) as f64, lost as f64 / able.max(1) as f64));
             (self.able, self.busy, self.lost) = (self.able + able, self.busy + busy, self.lost + lost);

@@ -91,12 +91,24 @@ fn a_node_that_fails_takes_only_its_own_workers_and_counts_as_broken() {
 }
 
 #[test]
+fn waits_of_gangs_for_nvl72_nodes_are_counted_for_themselves_too() {
+    let gang = |submit_seconds| Job { ask: Ask::of_job(2, 4, None).on_nvl72(), ..job(submit_seconds, 100, 2, 4) };
+    let site = Site::of(&[Kind::Nvl72; 2]).unwrap();
+    let mut weft = Weft::new(&site).unwrap();
+    let jobs = [gang(0), gang(10), job(210, 10, 1, 1)];
+    let outcome = replay(site, &mut weft, &jobs, &[], whole(300)).unwrap();
+    assert_eq!(outcome.nvl72_waits.seconds, [0, 90]);
+    assert_eq!(outcome.waits[2].seconds, [0, 90]);
+    assert_eq!(outcome.waits[0].seconds, [0]);
+}
+
+#[test]
 fn a_full_replay_gives_no_gpu_away_twice_and_the_same_result_for_the_same_seed() {
     let window = Window { from_seconds: 6 * 3_600, to_seconds: 36 * 3_600 };
     let run = |seed| -> Vec<Outcome> {
         let site = Site::new(64).unwrap();
         let jobs = HELIOS.jobs(&site, 0.95, window, seed);
-        let faults = faults::draw(&site, window.to_seconds, seed);
+        let faults = faults::draw(&site, faults::PER_THOUSAND_NODE_DAYS, window.to_seconds, seed);
         // `Site::take` fails on a GPU that is in use or broken.
         let strategies = strategy::all(&site, seed).unwrap();
         strategies.into_iter().map(|mut s| replay(site.clone(), s.as_mut(), &jobs, &faults, window).unwrap()).collect()
