@@ -8,7 +8,7 @@ use crate::{GpuSet, Seat, Standing};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stock {
     /// Why the node takes no work at all.
-    closed: Option<Lack>,
+    closed: Option<Closed>,
     /// Whether it has GPUs, but none that suits.
     unsuitable: bool,
     pub(crate) suitable: u8,
@@ -22,17 +22,29 @@ pub(crate) struct Stock {
 /// Why a node cannot take a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
+    Closed(Closed),
+    Short(Short),
+}
+
+/// Why a node takes no work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
     NotReady,
     Cordoned,
+}
+
+/// Of what a node has too few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Short {
     /// None of its GPUs suits.
     Product,
-    /// Too few GPUs suit.
+    /// GPUs that suit.
     Gpus,
-    /// Too few are healthy.
+    /// Healthy ones.
     Healthy,
-    /// Pods hold too many.
+    /// Ones that no pod holds.
     Unheld,
-    /// Too many are planned for other pods.
+    /// Ones that are not planned for other pods.
     Unplanned,
 }
 
@@ -49,8 +61,8 @@ impl Stock {
         Self {
             closed: match seat.member.standing {
                 Standing::Ready => None,
-                Standing::NotReady => Some(Lack::NotReady),
-                Standing::Cordoned => Some(Lack::Cordoned),
+                Standing::NotReady => Some(Closed::NotReady),
+                Standing::Cordoned => Some(Closed::Cordoned),
             },
             unsuitable: suitable.is_empty() && !seat.member.node.gpus().is_empty(),
             suitable: suitable.len() as u8,
@@ -62,15 +74,19 @@ impl Stock {
 
     /// Why there is no worker of so many GPUs, at least one, that such a node could take.
     pub(crate) fn lack(self, gpus: u32) -> Option<Lack> {
+        self.closed.map(Lack::Closed).or_else(|| self.short(gpus).map(Lack::Short))
+    }
+
+    /// The same of GPUs alone.
+    pub(crate) fn short(self, gpus: u32) -> Option<Short> {
         let enough = |count: u8| u32::from(count) >= gpus;
         match self {
-            Self { closed: Some(closed), .. } => Some(closed),
             Self { free, .. } if enough(free) => None,
-            Self { unsuitable: true, .. } => Some(Lack::Product),
-            Self { suitable, .. } if !enough(suitable) => Some(Lack::Gpus),
-            Self { healthy, .. } if !enough(healthy) => Some(Lack::Healthy),
-            Self { unheld, .. } if !enough(unheld) => Some(Lack::Unheld),
-            _ => Some(Lack::Unplanned),
+            Self { unsuitable: true, .. } => Some(Short::Product),
+            Self { suitable, .. } if !enough(suitable) => Some(Short::Gpus),
+            Self { healthy, .. } if !enough(healthy) => Some(Short::Healthy),
+            Self { unheld, .. } if !enough(unheld) => Some(Short::Unheld),
+            _ => Some(Short::Unplanned),
         }
     }
 }

@@ -208,3 +208,24 @@ fn a_claim_follows_its_owner_and_its_gpus() {
     cluster.upsert(member(node, &[("rack", "r")]));
     assert_eq!(cluster.node(&"b".into()).unwrap().taken, machines::set(&[5]));
 }
+
+#[test]
+fn the_order_in_which_nodes_came_does_not_matter_on_many_levels() {
+    // Equal idle nodes in a-1 and in b-0; a-0 and b-1 are full.
+    let nodes = [("n0", "a", "0", 8), ("n1", "a", "1", 0), ("n2", "b", "0", 0), ("n3", "b", "1", 8)];
+    let labels: Vec<String> = (0..8).map(|depth| format!("level-{depth}")).collect();
+    let placed = |order: [usize; 4]| {
+        let levels = labels.iter().map(|label| LevelLabel::new(label, label)).collect();
+        let mut cluster = Cluster::new(levels).unwrap();
+        for (name, outer, inner, held) in order.map(|at| nodes[at]) {
+            let machine = nvswitch8(name, 18);
+            let gpus = machine.uuids(GpuSet::from_bits((1 << held) - 1));
+            let values = ["x", "x", "x", "x", "x", "x", outer, inner];
+            let of_node: Vec<(&str, &str)> = labels.iter().map(String::as_str).zip(values).collect();
+            cluster.upsert(member(machine, &of_node));
+            cluster.claim(&name.into(), name.into(), Claim { gpus, ..Default::default() });
+        }
+        place(&cluster, &Gang { groups: vec![Group::new("w", 1, 8)], ..Default::default() }).unwrap()
+    };
+    assert_eq!(placed([0, 1, 2, 3]), placed([3, 2, 1, 0]));
+}

@@ -8,7 +8,7 @@ mod machines;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use brute::{check, domains, is_nvlinked, on_node, wide_clusters};
+use brute::{PROFILE, check, domains, is_nvlinked, on_node, wide_clusters};
 use machines::{member, nvswitch8};
 use proptest::prelude::*;
 use weft_topology::*;
@@ -22,6 +22,8 @@ struct Plain<'a> {
     gpus: u32,
     most: u32,
     room: &'a dyn Fn(&Seat) -> u32,
+    /// Free GPUs of a node that a worker may get.
+    free: &'a dyn Fn(&Seat) -> GpuSet,
     /// Domains and nodes where workers of the gang run.
     running: &'a BTreeSet<String>,
     /// Sizes of the slices, by the depth of their level.
@@ -41,7 +43,7 @@ impl Plain<'_> {
 
     /// Terms of a domain, or a node, of which `left` GPUs are left over.
     fn own(&self, name: &str, depth: usize, left: i64, idle: bool, nvlink: bool) -> Vec<i64> {
-        let opened = i64::from(idle && left > 0);
+        let opened = i64::from(idle && left > 0 && self.gpus > 0);
         let mut terms = vec![0; self.width()];
         let outwards = self.levels + 2 + 2 * (self.levels - 1 - depth);
         let used = i64::from(!self.running.contains(name));
@@ -61,12 +63,16 @@ impl Plain<'_> {
         let place = |workers: u32| {
             let left = i64::from(seat.free_count()) - i64::from(workers * self.gpus);
             let mut terms = self.own(&name, self.levels - 1, left, seat.is_idle(), false);
-            let key = (seat.member.node.wiring().clone(), seat.free().bits(), self.gpus, workers);
+            if self.gpus == 0 {
+                return terms;
+            }
+            let free = (self.free)(seat);
+            let key = (seat.member.node.wiring().clone(), free.bits(), self.gpus, workers);
             let mut known = ON_NODE.lock().unwrap();
             let [weak, wires, worth] = *known
                 .get_or_insert_default()
                 .entry(key)
-                .or_insert_with(|| on_node(&seat.member.node, seat.free(), self.gpus as usize, workers as usize));
+                .or_insert_with(|| on_node(&seat.member.node, free, self.gpus as usize, workers as usize));
             terms[self.levels] = weak;
             (terms[3 * self.levels + 2], terms[3 * self.levels + 3]) = (wires, worth);
             terms
@@ -129,17 +135,33 @@ fn best(cluster: &Cluster, gang: &Gang, suits: &dyn Fn(&Seat) -> bool) -> Option
     let running = gang.placed.iter().flat_map(|placed| domains(cluster.node(&placed.node).unwrap())).collect();
     let most = group.replicas - gang.placed.len() as u32;
     let slices = group.slices.iter().map(|slice| (cluster.depth(&slice.level).unwrap(), slice.size)).collect();
+    let wanted = group.product.as_deref().map(str::to_ascii_lowercase);
+    let free = |seat: &Seat| {
+        let suits = |gpu: &Gpu| {
+            let product = gpu.product.to_ascii_lowercase();
+            gpu.mig_profile.as_deref() == group.mig_profile.as_deref()
+                && wanted.as_ref().is_none_or(|wanted| product.contains(wanted.as_str()))
+        };
+        seat.member.node.positions(suits).intersection(seat.free())
+    };
     let within = |domain: Option<(usize, &str)>| {
         let room = |seat: &Seat| {
             let inside = domain.is_none_or(|(depth, name)| domains(seat)[depth] == name);
             let ready = seat.member.standing == Standing::Ready;
-            if inside && ready && suits(seat) { seat.free_count() / group.gpus } else { 0 }
+            if !(inside && ready && suits(seat)) {
+                return 0;
+            }
+            match group.gpus {
+                0 => (seat.spare.get("cpu") / group.resources.get("cpu")) as u32,
+                gpus => (free(seat).len() as u32).saturating_sub(seat.unidentified) / gpus,
+            }
         };
         let plain = Plain {
             levels: cluster.levels().len() + 1,
             gpus: group.gpus,
             most,
             room: &room,
+            free: &free,
             running: &running,
             slices: &slices,
         };
@@ -159,12 +181,16 @@ proptest! {
 
     #[test]
     fn one_group_is_placed_as_the_plain_programme_places_it(
-        cluster in wide_clusters(4..60), replicas in 1u32..=14, gpus in 1u32..=4,
+        cluster in wide_clusters(4..60, true), replicas in 1u32..=14, gpus in 0u32..=4, mig in prop::bool::weighted(0.3),
         required in prop::option::weighted(0.3, 0usize..5), product in prop::option::weighted(0.4, any::<bool>()),
         off in prop::option::weighted(0.3, any::<u64>()), running in prop::collection::vec(0usize..60, 0..=3),
         slices in prop::option::weighted(0.3, (0usize..5, 2u32..=3, prop::option::of(1usize..4))),
     ) {
         let mut group = Group::new("worker", replicas, gpus);
+        if gpus == 0 {
+            group.resources = Resources::new().with("cpu", 32_000);
+        }
+        group.mig_profile = mig.then(|| PROFILE.into());
         group.product = product.map(|a100| if a100 { "a100".to_owned() } else { "H100".to_owned() });
         let levels = cluster.levels();
         let level = |depth: usize| levels.get(depth).map_or(Level::host(), |level| level.name.clone());
@@ -189,9 +215,11 @@ proptest! {
         }
         let number = |node: &NodeName| node.as_str()[1..].parse::<u32>().unwrap();
         let may = |node: &NodeName| off.is_none_or(|off| off >> (number(node) % 64) & 1 == 0);
-        let wanted = product.map(|a100| if a100 { "A100" } else { "H100" });
+        let levels_needed = || gang.required.iter().chain(gang.groups[0].slices.iter().map(|slice| &slice.level));
         let suits = |seat: &Seat| {
-            may(seat.name()) && wanted.is_none_or(|wanted| seat.member.node.gpus()[0].product.contains(wanted))
+            let labelled =
+                |level: &Level| level.is_host() || seat.path[cluster.depth(level).unwrap()].is_some();
+            may(seat.name()) && levels_needed().all(labelled)
         };
         let eligible = |_: &Group, node: &NodeName| match may(node) {
             true => Ok(()),

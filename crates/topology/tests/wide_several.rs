@@ -237,7 +237,7 @@ proptest! {
 
     #[test]
     fn several_groups_are_placed_as_the_plain_programme_places_them(
-        cluster in wide_clusters(4..30),
+        cluster in wide_clusters(4..30, false),
         groups in prop::collection::vec(drawn(), 2..=3),
         required in prop::option::weighted(0.3, 0usize..6),
         relations in prop::collection::vec((0u8..3, 0usize..6), 0..=2),

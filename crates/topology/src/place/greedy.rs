@@ -3,6 +3,7 @@
 
 use super::ranks::Place;
 use super::table::{Split, Spread};
+use super::vacancy::enough;
 
 impl Spread<'_, '_> {
     /// Gaps first; then children where the gang has workers already, and in each case the child with the most room, as
@@ -54,12 +55,8 @@ impl Spread<'_, '_> {
         let mut children: Vec<(u32, Place, usize)> =
             children.map(|(nth, place)| (self.room(place), place, nth)).collect();
         children.sort_by_key(|&(room, ..)| std::cmp::Reverse(room));
-        let mut sum = 0u64;
-        let fewest = children.iter().position(|&(room, ..)| {
-            sum += u64::from(room);
-            sum >= u64::from(workers)
-        });
-        children.truncate(fewest? + 1);
+        let (fewest, _) = enough(children.iter().map(|&(room, ..)| room), workers)?;
+        children.truncate(fewest);
         children.sort_unstable_by_key(|&(.., nth)| nth);
         let mut pool: Vec<(u32, usize)> = Vec::new();
         for (nth, &(_, child, _)) in children.iter().enumerate() {

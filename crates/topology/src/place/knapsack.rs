@@ -24,7 +24,7 @@ use super::table::{Split, Spread, packed};
 use crate::tree::BuildMixing;
 
 /// Above this many steps of the dynamic programme (some 0.1 ms) a domain is split greedily, largest room first.
-const MOST_STEPS: u64 = 20_000;
+pub(super) const MOST_STEPS: u64 = 20_000;
 
 /// Words for the objective where they are enough, else.
 const FEW_WORDS: usize = 4;
@@ -90,7 +90,7 @@ pub(super) type Rows = std::ops::Range<usize>;
 /// What one run of the dynamic programme knows.
 pub(super) struct Run<const W: usize> {
     pub(super) layout: Layout,
-    steps: u64,
+    pub(super) steps: u64,
     /// Of all places, one after the other; none where so many workers cannot be there.
     pub(super) rows: Vec<Option<Row<W>>>,
     /// By signature of an idle domain, least and most workers. Where pods run, few domains look alike.
@@ -193,7 +193,7 @@ impl Spread<'_, '_> {
     ) -> Result<Option<Vec<u32>>, TooLong> {
         let mut run =
             Run::<W> { layout, steps: 0, rows: Vec::with_capacity(64), known: HashMap::default(), lists: Vec::new() };
-        // With as many steps of its own: if they are not enough, parts stay as they are.
+        // With as many steps of its own: where they are not enough, parts stay as they are.
         self.narrow(&mut run, parts, workers).ok();
         run.steps = 0;
         if let Some(each) = alike(parts) {

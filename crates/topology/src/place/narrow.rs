@@ -4,9 +4,10 @@
 //! and what *k* − 1 children cost at least for the other *w* − *t*. If that is more than some split costs, the child does not
 //! take *t* in the best one. So one promising split is worked out, and most other children are left unopened.
 
-use super::knapsack::{Part, Row, Run, TooLong, sum};
+use super::knapsack::{MOST_STEPS, Part, Row, Run, TooLong, sum};
 use super::ranks::Place;
 use super::table::Spread;
+use super::vacancy::enough;
 
 /// With more children than this in a split, or more workers, bounds say too little for what they cost.
 const MOST_CHILDREN: usize = 4;
@@ -34,7 +35,15 @@ impl Spread<'_, '_> {
             let rows: Vec<Vec<Row<W>>> = parts.iter().map(|part| self.fewest_rows(run, part)).collect();
             self.narrow_by(run, parts, &rows, children, workers)?;
         }
-        if numbers(parts) > 2 * children {
+        // A bound looks at all that is right below a part.
+        let looks = |part: &Part| match part.place {
+            Place::Domain(id) => {
+                u64::from(part.most - part.least + 1) * self.state.tree.domain(id).children.len() as u64
+            }
+            Place::Seat(_) => 0,
+        };
+        run.steps += parts.iter().map(looks).sum::<u64>();
+        if numbers(parts) > 2 * children && run.steps <= MOST_STEPS {
             let rows: Vec<Vec<Row<W>>> = parts.iter().map(|part| self.least_rows(run, part)).collect();
             self.narrow_by(run, parts, &rows, children, workers)?;
         }
@@ -162,11 +171,8 @@ fn keep_least<const W: usize>(least: &mut Option<Row<W>>, row: Row<W>) {
 /// The largest rooms, as many as are enough for so many workers, or all.
 fn fewest(mut rooms: Vec<u32>, workers: u32) -> Vec<u32> {
     rooms.sort_unstable_by(|a, b| b.cmp(a));
-    let mut sum = 0;
-    let enough = rooms.iter().position(|&room| {
-        sum += u64::from(room);
-        sum >= u64::from(workers)
-    });
-    rooms.truncate(enough.map_or(rooms.len(), |last| last + 1));
+    if let Some((enough, _)) = enough(rooms.iter().copied(), workers) {
+        rooms.truncate(enough);
+    }
     rooms
 }

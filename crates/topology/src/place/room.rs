@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ranks::Place;
 use super::{Eligibility, joined};
 use crate::gang::Group;
-use crate::stock::{Lack, Stock};
+use crate::stock::{Short, Stock};
 use crate::tree::Tree;
 use crate::why::Exclusion;
 use crate::{Gpu, GpuSet, Level, Resources, Seat, Standing};
@@ -217,7 +217,7 @@ impl<'a> State<'a> {
         let (node, suitable, gpus) = (&seat.member.node, self.suitable(seat, group), self.free(id, group));
         let stock = Stock::among(seat, suitable, gpus);
         let free = u32::from(stock.free);
-        Err(match stock.lack(needs) {
+        Err(match stock.short(needs) {
             None => {
                 let Some(joined) = group.joined_by.filter(|_| needs > 1) else { return Ok(free / needs) };
                 let room = joined::most(node.wiring(), gpus, needs as usize, joined).min(free / needs);
@@ -226,13 +226,11 @@ impl<'a> State<'a> {
                 }
                 Exclusion::Wires { joined, has: joined::largest(node.wiring(), gpus, joined), needs }
             }
-            Some(Lack::NotReady) => Exclusion::NotReady,
-            Some(Lack::Cordoned) => Exclusion::Cordoned,
-            Some(Lack::Product) => Exclusion::WrongProduct { has: node.gpus().first().map(has).unwrap_or_default() },
-            Some(Lack::Gpus) => Exclusion::TooFewGpus { has: stock.suitable.into(), needs },
-            Some(Lack::Healthy) => Exclusion::GpusUnhealthy { healthy: stock.healthy.into(), needs },
-            Some(Lack::Unheld) => Exclusion::GpusTaken { free: stock.unheld.into(), needs },
-            Some(Lack::Unplanned) => Exclusion::PlannedForAnother { free, needs },
+            Some(Short::Product) => Exclusion::WrongProduct { has: node.gpus().first().map(has).unwrap_or_default() },
+            Some(Short::Gpus) => Exclusion::TooFewGpus { has: stock.suitable.into(), needs },
+            Some(Short::Healthy) => Exclusion::GpusUnhealthy { healthy: stock.healthy.into(), needs },
+            Some(Short::Unheld) => Exclusion::GpusTaken { free: stock.unheld.into(), needs },
+            Some(Short::Unplanned) => Exclusion::PlannedForAnother { free, needs },
         })
     }
 }

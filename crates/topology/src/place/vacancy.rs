@@ -326,20 +326,18 @@ impl<'s, 'a> Vacancy<'s, 'a> {
             tree.domain(id).children.iter().map(|&child| (self.at_most(Place::Domain(child)), tree.domain(child).free)),
         );
         rooms.sort_unstable_by(|a, b| b.cmp(a));
-        let mut sum = 0u64;
-        let enough = rooms.iter().position(|&(room, _)| {
-            sum += u64::from(room);
-            sum >= u64::from(workers)
-        });
-        let (mut fewest, mut left) = (rooms.len(), 0);
-        if let Some(last) = enough.filter(|_| bounded(self.ask)) {
-            fewest = last + 1;
-            // The others leave at least so many to each; one with less room takes no part.
-            let least = u64::from(rooms[last].0).saturating_sub(sum - u64::from(workers));
-            rooms.retain(|&(room, _)| u64::from(room) >= least);
-            rooms.sort_unstable_by_key(|&(_, free)| free);
-            let free: u32 = rooms[..fewest].iter().map(|&(_, free)| free).sum();
-            left = free.saturating_sub(self.ask.group.gpus * workers);
+        let (mut fewest, mut left) = (usize::from(workers > 0), 0);
+        if bounded(self.ask) {
+            fewest = rooms.len();
+            if let Some((enough, sum)) = enough(rooms.iter().map(|&(room, _)| room), workers) {
+                fewest = enough;
+                // The others leave at least so many to each; one with less room takes no part.
+                let least = u64::from(rooms[enough - 1].0).saturating_sub(sum - u64::from(workers));
+                rooms.retain(|&(room, _)| u64::from(room) >= least);
+                rooms.sort_unstable_by_key(|&(_, free)| free);
+                let free: u32 = rooms[..enough].iter().map(|&(_, free)| free).sum();
+                left = free.saturating_sub(self.ask.group.gpus * workers);
+            }
         }
         self.rooms.set(rooms);
         (fewest as u32, left)
@@ -358,6 +356,16 @@ impl<'s, 'a> Vacancy<'s, 'a> {
                 above.is_none_or(|id| id == ROOT || tree.domain(id).key.name.is_some())
             })
     }
+}
+
+/// How many of these rooms, the largest first, are enough for so many workers, and what room that is; none if all are not.
+pub(super) fn enough(rooms: impl Iterator<Item = u32>, workers: u32) -> Option<(usize, u64)> {
+    let mut sum = 0u64;
+    let last = rooms.enumerate().find_map(|(nth, room)| {
+        sum += u64::from(room);
+        (sum >= u64::from(workers)).then_some(nth)
+    })?;
+    Some((last + 1, sum))
 }
 
 /// Whether the number of free whole GPUs bounds how many workers fit.

@@ -192,17 +192,21 @@ pub fn clusters(nodes: std::ops::RangeInclusive<usize>) -> impl Strategy<Value =
 
 const A100: &str = "NVIDIA A100-SXM4-80GB";
 
-/// Nodes of five kinds and two products on two to five levels, some of their GPUs held or planned.
-pub fn wide_clusters(nodes: std::ops::Range<usize>) -> impl Strategy<Value = Cluster> {
-    let one = (0u8..6, any::<u8>(), any::<u8>(), 0u8..40);
+/// The MIG profile of the slices of odd nodes.
+pub const PROFILE: &str = "1g.10gb";
+
+/// Nodes of five kinds and two products on two to five levels, some of their GPUs held or planned. With `odd` ones some are of two
+/// products, have MIG slices, no GPUs, no label of a level, or a GPU that somebody holds without it being known which.
+pub fn wide_clusters(nodes: std::ops::Range<usize>, odd: bool) -> impl Strategy<Value = Cluster> {
+    let one = (0u8..if odd { 10 } else { 6 }, any::<u8>(), any::<u8>(), 0u8..40, 0usize..if odd { 60 } else { 1 });
     // How many domains of a level, or nodes, lie right below one of the level above.
     let fans = prop::collection::vec(1usize..=4, 2..=5);
-    (prop::collection::vec(one, nodes), fans, any::<bool>()).prop_map(|(nodes, fans, full)| {
+    (prop::collection::vec(one, nodes), fans, any::<bool>()).prop_map(move |(nodes, fans, full)| {
         let levels: Vec<LevelLabel> = (0..fans.len())
             .map(|depth| LevelLabel::new(&format!("level-{depth}"), &format!("level-{depth}")))
             .collect();
         let mut cluster = Cluster::new(levels).unwrap();
-        for (i, (kind, held, planned, standing)) in nodes.into_iter().enumerate() {
+        for (i, (kind, held, planned, standing, oddity)) in nodes.into_iter().enumerate() {
             let name = format!("n{i:02}");
             let machine = match kind {
                 0 => bridged(&name, 4),
@@ -213,17 +217,22 @@ pub fn wide_clusters(nodes: std::ops::Range<usize>) -> impl Strategy<Value = Clu
                     Node::new(facts).unwrap()
                 }
                 3 => nvswitch8(&name, 12),
-                _ => {
-                    let mut facts = NodeFacts::from(nvswitch8(&name, 12));
-                    facts.gpus.iter_mut().for_each(|gpu| gpu.product = A100.into());
-                    Node::new(facts).unwrap()
+                6 => changed(nvswitch8(&name, 12), 0..4, |gpu| gpu.product = A100.into()),
+                7 => changed(pcie(&name, 6), 0..6, |gpu| gpu.mig_profile = Some(PROFILE.into())),
+                8 => changed(bridged(&name, 6), 2..5, |gpu| gpu.mig_profile = Some(PROFILE.into())),
+                9 if held & 1 == 0 => {
+                    Node::new(NodeFacts { name: name.as_str().into(), ..Default::default() }).unwrap()
                 }
+                _ => changed(nvswitch8(&name, 12), 0..8, |gpu| gpu.product = A100.into()),
             };
             // Neighbours share the inner domains: the number of the node, cut off further the further out.
             let mut labels: Vec<(String, String)> = Vec::new();
             let mut number = i;
             for depth in (0..fans.len()).rev() {
                 number /= fans[depth];
+                if odd && (oddity == depth || oddity == 6 && i % 2 == 0) {
+                    continue;
+                }
                 labels.push((format!("level-{depth}"), number.to_string()));
             }
             let labels: Vec<(&str, &str)> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -237,7 +246,18 @@ pub fn wide_clusters(nodes: std::ops::Range<usize>) -> impl Strategy<Value = Clu
             cluster.claim(&node, format!("held-{i}").as_str().into(), Claim { gpus: held, ..Default::default() });
             let claim = Claim { gpus: planned, planned: true, ..Default::default() };
             cluster.claim(&node, format!("planned-{i}").as_str().into(), claim);
+            if odd && oddity % 8 == 7 {
+                let claim = Claim { unidentified_gpus: 1, ..Default::default() };
+                cluster.claim(&node, format!("unidentified-{i}").as_str().into(), claim);
+            }
         }
         cluster
     })
+}
+
+/// A node of which some GPUs are changed.
+fn changed(node: Node, gpus: std::ops::Range<usize>, change: impl FnMut(&mut Gpu)) -> Node {
+    let mut facts = NodeFacts::from(node);
+    facts.gpus[gpus].iter_mut().for_each(change);
+    Node::new(facts).unwrap()
 }

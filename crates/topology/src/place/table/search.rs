@@ -172,6 +172,9 @@ impl<'s, 'a> Spread<'s, 'a> {
             Some((_, Some(floor))) => return floor.clone(),
             Some((_, None)) => {}
         }
+        if !self.vacancy.can_assume_all() {
+            return Floor::Unknown;
+        }
         self.vacancy.assume_all(true);
         let floor = self.best_at(&[place], level, workers).map_or(Floor::None, |(cost, _)| Floor::Cost(cost.into()));
         self.vacancy.assume_all(false);
