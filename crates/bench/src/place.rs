@@ -16,12 +16,18 @@ const GANGS: [(u32, u32); 5] = [(1, 1), (1, 8), (8, 8), (64, 8), (512, 8)];
 
 const SIZES: [usize; 2] = [5_000, 10_000];
 
-/// Each case is measured on so many clusters, since one that happens to be filled in an odd way says little.
-const CLUSTERS: u64 = 15;
+/// Each case is measured on so many clusters, since one that happens to be filled in an odd way says little. (Empty ones are all
+/// the same.)
+fn clusters(fill: f64) -> u64 {
+    if fill == 0.0 { 1 } else { 15 }
+}
 
 /// What was measured of one case, on all clusters so far.
 struct Case {
     name: String,
+    clusters: u64,
+    /// On how many of them there was no room.
+    refused: u64,
     ours: Samples,
     theirs: Option<BestFit>,
     /// What only this case has, summed over clusters.
@@ -33,22 +39,28 @@ struct BestFit {
     times: Samples,
     /// Counting the nodes first.
     counting: Samples,
-    /// Sums of the objective, ours and theirs.
+    /// Sums of the objective, ours and theirs, over the clusters where both found room.
     objective: (f64, f64),
+    /// On how many clusters only one of the two found room: Weft, best fit.
+    only: (u64, u64),
 }
 
 impl Case {
     fn alone(name: &str, ours: Samples, extra: Option<(&'static str, f64)>) -> Self {
-        Self { name: name.to_owned(), ours, theirs: None, extra }
+        Self { name: name.to_owned(), clusters: 1, refused: 0, ours, theirs: None, extra }
     }
 
     fn append(&mut self, other: Self) {
+        self.clusters += other.clusters;
+        self.refused += other.refused;
         self.ours.append(other.ours);
         if let (Some(mine), Some(theirs)) = (&mut self.theirs, other.theirs) {
             mine.times.append(theirs.times);
             mine.counting.append(theirs.counting);
             mine.objective.0 += theirs.objective.0;
             mine.objective.1 += theirs.objective.1;
+            mine.only.0 += theirs.only.0;
+            mine.only.1 += theirs.only.1;
         }
         if let (Some((_, sum)), Some((_, value))) = (&mut self.extra, other.extra) {
             *sum += value;
@@ -58,17 +70,25 @@ impl Case {
     fn line(self) -> Line<'static> {
         let ours = self.ours.measured();
         let mut extra: Vec<(&str, f64)> = self.extra.into_iter().collect();
-        extra.iter_mut().for_each(|(_, sum)| *sum /= CLUSTERS as f64);
-        let Some(BestFit { times, counting, objective: (mine, theirs) }) = self.theirs else {
+        extra.iter_mut().for_each(|(_, sum)| *sum /= self.clusters as f64);
+        let Some(BestFit { times, counting, objective: (mine, theirs), only }) = self.theirs else {
             return Line { bench: "place", case: self.name, ours, against: "nothing", theirs: None, extra };
         };
         let measured = times.measured();
         extra.push(("ratio_time_with_snapshot", (measured.p50_us + counting.measured().p50_us) / ours.p50_us));
+        let all = self.refused == self.clusters;
+        let case = format!("{}{}", self.name, if all { ",refused" } else { "" });
+        let some = [
+            ("clusters_without_room", if all { 0 } else { self.refused }),
+            ("clusters_only_weft_finds_room_on", only.0),
+            ("clusters_only_best_fit_finds_room_on", only.1),
+        ];
+        extra.extend(some.iter().filter(|(_, count)| *count > 0).map(|&(name, count)| (name, count as f64)));
         // Where neither finds room, neither is better.
         let objective = Some(if mine == theirs { 1.0 } else { theirs / mine });
         let theirs = Some(Against { measured, objective });
         let against = "best fit over all nodes; racks used + nodes broken";
-        Line { bench: "place", case: self.name, ours, against, theirs, extra }
+        Line { bench: "place", case, ours, against, theirs, extra }
     }
 }
 
@@ -78,7 +98,7 @@ pub fn run(print: Printer) -> Result<()> {
     for nodes in SIZES {
         for fill in [0.0, 0.5, 0.8] {
             let mut cases: Vec<Case> = Vec::new();
-            for seed in 0..CLUSTERS {
+            for seed in 0..clusters(fill) {
                 for case in on_one_cluster(nodes, fill, seed)? {
                     match cases.iter_mut().find(|other| other.name == case.name) {
                         Some(other) => other.append(case),
@@ -113,10 +133,12 @@ fn on_one_cluster(nodes: usize, fill: f64, seed: u64) -> Result<Vec<Case>> {
     let gang = |workers, gpus| Gang { groups: vec![Group::new("w", workers, gpus)], ..Gang::default() };
     let mut cases = Vec::new();
     for (workers, gpus) in GANGS {
-        cases.push(against_best_fit(&cluster, &view, &gang(workers, gpus), "", &|_| true));
+        cases.push(against_best_fit(&cluster, &view, &gang(workers, gpus), "", &|_| true, clusters(fill)));
     }
+    // As the operator asks: whether a node is ruled out is asked of each. It makes a difference where there is no room.
+    cases.push(against_best_fit(&cluster, &view, &gang(512, 8), "asked,", &|_| true, clusters(fill)));
     // A selector that every fourth node matches, as a pool of a team.
-    cases.push(against_best_fit(&cluster, &view, &gang(8, 8), "selector,", &|node| node % 4 == 0));
+    cases.push(against_best_fit(&cluster, &view, &gang(8, 8), "selector,", &|node| node % 4 == 0, clusters(fill)));
 
     cases.push(Case::alone("event", events(&mut cluster, nodes), None));
     cases.push(Case::alone("snapshot", sample(20, || cluster.clone()), None));
@@ -135,15 +157,16 @@ fn against_best_fit(
     gang: &Gang,
     prefix: &str,
     eligible: &dyn Fn(usize) -> bool,
+    clusters: u64,
 ) -> Case {
     let group = &gang.groups[0];
     let selected = |_: &Group, node: &NodeName| {
         let number = node.as_str()[1..].parse().unwrap_or(0);
         if eligible(number) { Ok(()) } else { Err(Exclusion::Selector { detail: "pool=a".into() }) }
     };
-    let everywhere = (0..view.hosts.len()).all(eligible);
-    let decide = || if everywhere { place(cluster, gang) } else { place_where(cluster, gang, &selected) };
-    let ours = sample(100, decide);
+    let asked = !prefix.is_empty();
+    let decide = || if asked { place_where(cluster, gang, &selected) } else { place(cluster, gang) };
+    let ours = sample(1_500 / clusters as usize, decide);
     let mut view = view.clone();
     for (n, host) in view.hosts.iter_mut().enumerate() {
         host.kind = if eligible(n) { 1 } else { 2 };
@@ -154,16 +177,20 @@ fn against_best_fit(
     let counting = sample(2, || View::of(cluster));
     let (mine, theirs) = (decide(), best_fit::place(&view, &ask));
     let value = |split: &Split| (view.used(split, rack) + view.opened(split, group.gpus)) as f64;
-    let objective = match (&mine, &theirs) {
-        (Ok(mine), Some(theirs)) => (value(&split(mine)), value(theirs)),
-        (Err(_), None) => (0.0, 0.0),
-        // Who finds no room where there is some is as bad as can be.
-        (Ok(_), None) => (0.0, f64::MAX),
-        (Err(_), Some(_)) => (f64::MAX, 0.0),
+    let (objective, only) = match (&mine, &theirs) {
+        (Ok(mine), Some(theirs)) => ((value(&split(mine)), value(theirs)), (0, 0)),
+        (Err(_), None) => ((0.0, 0.0), (0, 0)),
+        (Ok(_), None) => ((0.0, 0.0), (1, 0)),
+        (Err(_), Some(_)) => ((0.0, 0.0), (0, 1)),
     };
-    let refused = if mine.is_err() { ",refused" } else { "" };
-    let name = format!("{prefix}gang={}x{}{refused}", group.replicas, group.gpus);
-    Case { name, ours, theirs: Some(BestFit { times, counting, objective }), extra: None }
+    Case {
+        name: format!("{prefix}gang={}x{}", group.replicas, group.gpus),
+        clusters: 1,
+        refused: u64::from(mine.is_err()),
+        ours,
+        theirs: Some(BestFit { times, counting, objective, only }),
+        extra: None,
+    }
 }
 
 fn split(placement: &Placement) -> Split {
