@@ -232,6 +232,37 @@ fn idle_racks_of_other_machines_are_told_apart_where_some_nodes_may_not_be_used(
 }
 
 #[test]
+fn slices_begun_in_one_rack_are_all_completed_there() {
+    let cluster = racks_of_h100(2, 4);
+    let mut gang = gang(&[6], vec![]);
+    gang.groups[0].gpus = 8;
+    gang.groups[0].slices = vec![Slice { level: "rack".into(), size: 2 }];
+    let mut busy = cluster.clone();
+    for (index, node) in [(0, "r1-n0"), (2, "r1-n1")] {
+        gang.placed.push(Placed { group: "a".into(), index, node: node.into() });
+        let gpus = (0..8).map(|gpu| format!("GPU-{node}-{gpu}").into()).collect();
+        busy.claim(&node.into(), node.into(), Claim { gpus, ..Default::default() });
+    }
+    let found = place(&busy, &gang).unwrap();
+    let placed: Vec<_> = found.workers.iter().map(|worker| (worker.index, worker.node.as_str())).collect();
+    assert_eq!(placed, [(1, "r1-n2"), (3, "r1-n3"), (4, "r0-n0"), (5, "r0-n1")]);
+}
+
+#[test]
+fn workers_without_gpus_open_nothing() {
+    let cluster = racks_of_h100(1, 2);
+    let mut gang = gang(&[2], vec![]);
+    gang.groups[0].gpus = 0;
+    for groups in 1..=2 {
+        let found = place(&cluster, &gang).unwrap();
+        let opened: Vec<i64> =
+            found.terms.iter().filter(|term| term.name.ends_with("opened")).map(|term| term.value).collect();
+        assert_eq!(opened, [0, 0, 0, 0], "{groups} groups");
+        gang.groups.push(Group::new("b", 1, 0));
+    }
+}
+
+#[test]
 fn an_elastic_group_in_slices_gets_whole_ones_up_to_what_fits() {
     let cluster = racks_of_h100(1, 8);
     let mut gang = gang(&[12], vec![]);
