@@ -31,7 +31,7 @@ fn asked(cluster: &Cluster, gang: &Gang, off: Option<u32>) -> (BTreeSet<NodeName
         nodes.0.insert(node.clone());
         nodes.1 += 1;
         let number: u32 = node.as_str()[1..].parse().unwrap();
-        if off.is_some_and(|off| number % off == 0) { Err(Exclusion::Cordoned) } else { Ok(()) }
+        if off.is_some_and(|off| number.is_multiple_of(off)) { Err(Exclusion::Cordoned) } else { Ok(()) }
     };
     let placement = place_where(cluster, gang, &eligible).unwrap();
     let (nodes, times) = nodes.into_inner();
