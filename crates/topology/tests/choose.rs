@@ -288,6 +288,17 @@ fn a_choice_says_in_words_what_it_is_and_from_how_many() {
 }
 
 #[test]
+fn gpus_with_an_unknown_wire_between_them_are_told_apart_by_their_others() {
+    // Nothing is known of 0 and 1; both reach 2, and only 1 by NVLink.
+    let node = node("n", 3, |a, b| match (a, b) {
+        (0, 1) => Wire::UNKNOWN,
+        (1, 2) => Wire::nvlink(4, Path::SameNuma),
+        _ => Wire::over(Path::SameNuma),
+    });
+    assert_eq!(pick(&node, node.all(), 2), set(&[1, 2]));
+}
+
+#[test]
 fn wires_that_nobody_reported_are_inferred_from_board_and_socket() {
     let on_board = |index, numa, board: &str| Gpu { pci_bus_id: board.into(), ..gpu("n", index, numa) };
     let gpus = vec![

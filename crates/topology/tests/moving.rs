@@ -79,8 +79,9 @@ fn that_no_fewer_jobs_move_is_claimed_only_as_far_as_all_smaller_sets_were_tried
 fn of_equally_many_movers_those_with_the_fewest_gpus_go() {
     for unidentified in [0, 2] {
         let mut cluster = zones_and_racks();
-        for name in ["n0", "n1", "n2"] {
-            cluster.upsert(member(nvswitch8(name, 18), &[("zone", "z"), ("rack", "r")]));
+        // The waiting gang would be better off on n1.
+        for machine in [pcie("n0", 8), nvswitch8("n1", 18), nvswitch8("n2", 18)] {
+            cluster.upsert(member(machine, &[("zone", "z"), ("rack", "r")]));
         }
         block(&mut cluster, "n2", &[0, 1]);
         let mut jobs = vec![
@@ -162,8 +163,10 @@ fn a_mover_does_not_go_where_the_waiting_gang_takes_the_cores() {
     cluster.claim(&"n0".into(), job.owners[0].clone(), claim);
     cluster.claim(&"n1".into(), "other".into(), Claim { resources: cores(40), ..Default::default() });
     let mut waiting = gang(1, 6, None);
-    // A group of another name and size first, so that the right one has to be found.
-    waiting.groups.insert(0, Group::new("first", 1, 0));
+    // A group of another name first, on a node of its own, so that the right one has to be found.
+    cluster.upsert(member(nvswitch8("n2", 18), &[("zone", "z"), ("rack", "r")]));
+    block(&mut cluster, "n1", &[7]);
+    waiting.groups.insert(0, Group::new("first", 1, 8));
     waiting.groups[1].resources = cores(60);
     let plan = defragment(&cluster, &[job], &waiting, &anyone).unwrap();
     let moves: Vec<_> = plan.moves.iter().map(|one| (one.from.as_str(), one.to.as_str())).collect();

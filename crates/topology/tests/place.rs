@@ -399,3 +399,41 @@ proptest! {
         }
     }
 }
+
+/// Where two workers of a gang go, out of these nodes of one rack.
+fn nodes_taken(nodes: Vec<Node>, gpus: u32) -> Vec<String> {
+    let mut cluster = zones_and_racks();
+    nodes.into_iter().for_each(|node| cluster.upsert(member(node, &[("zone", "z"), ("rack", "r")])));
+    let gang = Gang { groups: vec![Group::new("worker", 2, gpus)], ..Default::default() };
+    let found = place(&cluster, &gang).unwrap();
+    check(&cluster, &gang, &found);
+    found.workers.iter().map(|worker| worker.node.to_string()).collect()
+}
+
+#[test]
+fn of_nodes_that_leave_as_much_over_those_with_the_most_wires_are_taken() {
+    let linked = |name: &str, links: u8| node(name, 4, |_, _| Wire::nvlink(links, Path::SameNuma));
+    assert_eq!(nodes_taken(vec![linked("a", 4), linked("b", 12), linked("c", 12)], 4), ["b", "c"]);
+    assert_eq!(nodes_taken(vec![linked("a", 12), linked("b", 4), linked("c", 12)], 4), ["a", "c"]);
+}
+
+#[test]
+fn a_little_more_in_wires_counts_before_much_that_later_jobs_lose() {
+    // A worker takes two of three GPUs. Those of b and c have a slightly better wire, and NVLink to the third, which is lost.
+    let pair = |name: &str, path: Path, others: Wire| {
+        let mut facts =
+            NodeFacts::from(node(name, 3, |a, b| if (a, b) == (0, 1) { Wire::nvlink(12, path) } else { others }));
+        facts.name = name.into();
+        Node::new(facts).unwrap()
+    };
+    let (plain, dear) = (Wire::over(Path::SameNuma), Wire::nvlink(11, Path::SameNuma));
+    let nodes =
+        || vec![pair("a", Path::SameNuma, plain), pair("b", Path::HostBridge, dear), pair("c", Path::HostBridge, dear)];
+    let lost = |node: &Node| on_node(node, node.all(), 2, 1);
+    let (a, b) = (lost(&nodes()[0]), lost(&nodes()[1]));
+    assert!(a[0] == b[0] && a[1] > b[1] && a[1] - b[1] < 100 && a[2] + 100 < b[2], "{a:?} {b:?}");
+    assert_eq!(nodes_taken(nodes(), 2), ["b", "c"]);
+    let mut nodes = nodes();
+    nodes.swap(0, 2);
+    assert_eq!(nodes_taken(nodes, 2), ["b", "c"]);
+}

@@ -178,6 +178,111 @@ fn of_several_groups_too_each_worker_gets_joined_gpus_or_another_node() {
     gang.groups[0].replicas = 3;
     let Err(NoPlacement::NoRoom(why)) = place(&cluster, &gang) else { panic!("there are two pairs") };
     assert!(why.proven);
+    // Of two such groups each has room on either node, until the other is there.
+    gang.groups[0].replicas = 1;
+    (gang.groups[1].gpus, gang.groups[1].joined_by) = (2, Some(Joined::Nvlink));
+    let found = place(&cluster, &gang).unwrap();
+    let pairs: Vec<Vec<String>> = found.workers.iter().map(of).collect();
+    assert_eq!(pairs, [["GPU-m-4", "GPU-m-5"], ["GPU-n-4", "GPU-n-5"]]);
+}
+
+#[test]
+fn slices_stay_whole_where_torn_they_would_take_fewer_nodes() {
+    // Each rack has a node of three GPUs and one of one. Six workers in threes would take two nodes, in slices of two three.
+    let mut cluster = zones_and_racks();
+    for rack in ["r0", "r1"] {
+        for (name, gpus) in [("large", 3), ("small", 1)] {
+            let node = machines::pcie(&format!("{rack}-{name}"), gpus);
+            cluster.upsert(member(node, &[("zone", "z"), ("rack", rack)]));
+        }
+    }
+    let mut gang = gang(&[6], vec![]);
+    let racks = |gang: &Gang| {
+        let found = place(&cluster, gang).unwrap();
+        let mut racks: Vec<usize> = ["r0", "r1"]
+            .map(|rack| found.workers.iter().filter(|worker| worker.node.as_str().starts_with(rack)).count())
+            .to_vec();
+        racks.sort_unstable();
+        racks
+    };
+    assert_eq!(racks(&gang), [3, 3]);
+    gang.groups[0].slices = vec![Slice { level: "rack".into(), size: 2 }];
+    assert_eq!(racks(&gang), [2, 4]);
+}
+
+#[test]
+fn idle_racks_of_other_machines_are_told_apart_where_some_nodes_may_not_be_used() {
+    let mut cluster = zones_and_racks();
+    for (rack, near) in [("r0", true), ("r1", false), ("r2", true), ("r3", true)] {
+        for n in 0..2 {
+            let name = format!("{rack}-n{n}");
+            let wire = |_, _| if near { Wire::nvswitch(18, Path::SameNuma) } else { Wire::over(Path::CrossSocket) };
+            cluster.upsert(member(machines::node(&name, 4, wire), &[("zone", "z"), ("rack", rack)]));
+        }
+    }
+    let mut gang = gang(&[4], vec![]);
+    gang.groups[0].gpus = 4;
+    let eligible = |_: &Group, node: &NodeName| match node.as_str() {
+        "r0-n0" => Err(Exclusion::Cordoned),
+        _ => Ok(()),
+    };
+    let found = place_where(&cluster, &gang, &eligible).unwrap();
+    let nodes: Vec<&str> = found.workers.iter().map(|worker| worker.node.as_str()).collect();
+    assert_eq!(nodes, ["r2-n0", "r2-n1", "r3-n0", "r3-n1"], "two racks, and those with NVLink");
+}
+
+#[test]
+fn slices_begun_in_one_rack_are_all_completed_there() {
+    let cluster = racks_of_h100(2, 4);
+    let mut gang = gang(&[6], vec![]);
+    gang.groups[0].gpus = 8;
+    gang.groups[0].slices = vec![Slice { level: "rack".into(), size: 2 }];
+    let mut busy = cluster.clone();
+    for (index, node) in [(0, "r1-n0"), (2, "r1-n1")] {
+        gang.placed.push(Placed { group: "a".into(), index, node: node.into() });
+        let gpus = (0..8).map(|gpu| format!("GPU-{node}-{gpu}").into()).collect();
+        busy.claim(&node.into(), node.into(), Claim { gpus, ..Default::default() });
+    }
+    let found = place(&busy, &gang).unwrap();
+    let placed: Vec<_> = found.workers.iter().map(|worker| (worker.index, worker.node.as_str())).collect();
+    assert_eq!(placed, [(1, "r1-n2"), (3, "r1-n3"), (4, "r0-n0"), (5, "r0-n1")]);
+}
+
+#[test]
+fn workers_without_gpus_open_nothing() {
+    let cluster = racks_of_h100(1, 2);
+    let mut gang = gang(&[2], vec![]);
+    gang.groups[0].gpus = 0;
+    for groups in 1..=2 {
+        let found = place(&cluster, &gang).unwrap();
+        let opened: Vec<i64> =
+            found.terms.iter().filter(|term| term.name.ends_with("opened")).map(|term| term.value).collect();
+        assert_eq!(opened, [0, 0, 0, 0], "{groups} groups");
+        gang.groups.push(Group::new("b", 1, 0));
+    }
+}
+
+#[test]
+fn an_elastic_group_in_slices_gets_whole_ones_up_to_what_fits() {
+    let cluster = racks_of_h100(1, 8);
+    let mut gang = gang(&[12], vec![]);
+    gang.groups[0].gpus = 8;
+    gang.groups[0].min = Some(2);
+    gang.groups[0].slices = vec![Slice { level: "rack".into(), size: 2 }];
+    let found = place(&cluster, &gang).unwrap();
+    assert_eq!((found.workers.len(), found.left_out), (8, 4));
+}
+
+#[test]
+fn one_worker_on_a_node_is_no_ring() {
+    let cluster = racks_of_h100(2, 2);
+    let mut gang = gang(&[3], vec![]);
+    gang.groups[0].gpus = 8;
+    let rings = place(&cluster, &gang).unwrap().rings(&cluster);
+    assert_eq!(rings.flat, [0, 1, 2]);
+    let within: Vec<_> =
+        rings.rings.iter().map(|ring| (ring.domain.as_ref().map(DomainName::as_str), &ring.ranks[..])).collect();
+    assert_eq!(within, [(Some("r0"), &[0, 1][..]), (Some("z"), &[0, 2])]);
 }
 
 #[test]

@@ -212,6 +212,32 @@ fn a_gang_shrinks_to_its_minimum_and_no_further() {
 }
 
 #[test]
+fn another_group_than_the_led_one_shrinks_by_itself() {
+    let mut cluster = racks_of_h100(2, 2);
+    let led = Relation::Leader { leader: "leader".into(), workers: "worker".into(), level: "rack".into() };
+    let groups = vec![Group::new("leader", 2, 1), Group::new("worker", 4, 1), Group::new("other", 2, 1)];
+    let gang = Gang { groups, relations: vec![led], ..Default::default() };
+    let running = start(&mut cluster, &gang, true).unwrap();
+    let given_up = |group: &str, by: u32| {
+        let shrunk = shrink(&cluster, &running, group, by).unwrap();
+        shrunk.given_up.into_iter().map(|placed| (placed.group, placed.index)).collect::<Vec<_>>()
+    };
+    assert_eq!(given_up("other", 1), [("other".to_owned(), 1)]);
+    let with_its_leader = [("leader", 1), ("worker", 2), ("worker", 3)].map(|(group, index)| (group.to_owned(), index));
+    assert_eq!(given_up("worker", 2), with_its_leader);
+}
+
+#[test]
+fn workers_without_gpus_that_stay_open_nothing() {
+    let mut cluster = racks_of_h100(1, 2);
+    let gang = Gang { groups: vec![Group::new("worker", 2, 0)], ..Default::default() };
+    let running = start(&mut cluster, &gang, true).unwrap();
+    let shrunk = shrink(&cluster, &running, "worker", 1).unwrap();
+    let opened: Vec<i64> = shrunk.terms.iter().filter(|term| term.name.ends_with("opened")).map(|t| t.value).collect();
+    assert_eq!(opened, [0, 0, 0, 0]);
+}
+
+#[test]
 fn a_worker_that_holds_nothing_is_named() {
     let mut cluster = racks_of_h100(1, 2);
     let gang = Gang { groups: vec![Group::new("worker", 2, 8)], ..Default::default() };

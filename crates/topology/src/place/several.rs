@@ -393,3 +393,50 @@ fn evenly(mut domains: Vec<(Place, u32)>, units: u32) -> Option<Vec<(Place, u32)
     }
     Some(chosen)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is the test's own message")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::place::ask::question;
+    use crate::tree::tests::{LABELS, apply, events};
+    use crate::{Balance, Cluster, Gang, Group, LevelLabel};
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_known_beforehand_is_no_more_than_what_the_groups_cost(
+            events in events(30, 14),
+            sizes in prop::collection::vec((1u32..=3, 0u32..=3), 2..=3),
+            preferred in prop::option::of(0usize..4),
+            balanced in prop::option::of(0usize..4),
+        ) {
+            let mut cluster = Cluster::new(LABELS.map(|label| LevelLabel::new(label, label)).to_vec()).unwrap();
+            events.iter().for_each(|event| apply(&mut cluster, event));
+            let level = |depth: usize| LABELS.get(depth).copied().unwrap_or("host").into();
+            let groups = sizes.iter().zip(["a", "b", "c"]).map(|(&(replicas, gpus), name)| Group::new(name, replicas, gpus));
+            let mut gang = Gang { groups: groups.collect(), ..Gang::default() };
+            gang.groups[0].preferred = preferred.map(level);
+            gang.groups[1].balanced = balanced.map(|depth| Balance { level: level(depth), most: None });
+            let question = question(&cluster, &gang).unwrap();
+            let mut search = Search::new(&cluster, &question, None);
+            let layout = Layout::new(LABELS.len() + 1, &question.rules, false);
+            let (rooms, stay, order) = (search.rooms(), Stay::new(), search.order.clone());
+            let workers: Vec<u32> = gang.groups.iter().map(|group| group.replicas).collect();
+            for depth in 0..=LABELS.len() {
+                for place in search.candidates(Some(depth)) {
+                    let packer = &mut search.packer;
+                    let (start, full) = (&search.start, &workers[..]);
+                    let mut joint =
+                        Joint::new(start, &question, packer, &rooms, &layout, &stay, &order, full, MOST_STEPS);
+                    let Ok(Some((cost, _))) = joint.solve(place) else { continue };
+                    let least = least(start, &question, &layout, place, full);
+                    prop_assert!(least <= cost, "{:?}: {:?} is not below {:?}", place, least, cost);
+                }
+            }
+        }
+    }
+}

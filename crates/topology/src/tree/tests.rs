@@ -210,3 +210,17 @@ fn content(tree: &Tree, id: u32) -> String {
     all.sort();
     format!("[{}]", all.join(", "))
 }
+
+#[test]
+fn a_node_whose_sick_gpu_is_held_does_not_look_idle() {
+    let mut cluster = Cluster::new(LABELS.map(|label| LevelLabel::new(label, label)).to_vec()).unwrap();
+    // GPU 3 of this kind is sick; on the second node somebody holds it, on the third of some GPU it is not known who.
+    for (node, held, unidentified) in [(0, 0, false), (1, 0b1000, false), (2, 0, true), (3, 0, false)] {
+        let labels = [Some(0), Some(0), Some(node)];
+        apply(&mut cluster, &Event { node, there: true, kind: 2, labels, held, unidentified, ready: true });
+    }
+    let tree = cluster.tree();
+    let looks: Vec<u64> = tree.domains_at(2).into_iter().map(|id| tree.domain(id).signature).collect();
+    assert_eq!(looks[0], looks[3]);
+    assert!(looks[0] != looks[1] && looks[0] != looks[2] && looks[1] != looks[2]);
+}
