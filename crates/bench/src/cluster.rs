@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     jobs: Option<PathBuf>,
     /// The GPU time that the jobs ask for, as a share of what there is.
-    #[arg(long, default_value_t = 0.92)]
+    #[arg(long, default_value_t = 0.92, allow_negative_numbers = true)]
     load: f64,
     /// How many days are counted.
     #[arg(long, default_value_t = 7)]
@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// How often a node or one of its GPUs fails, in a thousand node-days.
-    #[arg(long, default_value_t = faults::PER_THOUSAND_NODE_DAYS)]
+    #[arg(long, default_value_t = faults::PER_THOUSAND_NODE_DAYS, allow_negative_numbers = true)]
     failures: f64,
     /// Name the nodes the other way round, those of NVLink domains last: who takes the first of equal nodes takes others then.
     #[arg(long)]
@@ -57,6 +57,9 @@ pub struct Args {
     /// No gang asks for nodes of NVLink domains: those that did take workers of eight GPUs.
     #[arg(long, conflicts_with = "jobs")]
     no_nvl72_gangs: bool,
+    /// Jobs that are not for nodes of NVLink domains stay off them, as a taint or a flavor of its own keeps them.
+    #[arg(long, conflicts_with = "no_nvl72_gangs")]
+    typed: bool,
     /// Tables for docs/benchmarks.md.
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
@@ -80,17 +83,50 @@ pub struct Scenario {
     pub outcomes: Vec<Outcome>,
 }
 
+/// More than one failure of each node a day is no cluster.
+const MOST_FAILURES: f64 = 1_000.0;
+
+/// Jobs for three times the GPUs there are.
+const MOST_LOAD: f64 = 3.0;
+
+fn check(args: &Args) -> Result<()> {
+    if args.nodes.contains(&0) || args.days == 0 {
+        bail!("a cluster has at least one node, and at least one day is counted");
+    }
+    if !(0.0..=MOST_FAILURES).contains(&args.failures) {
+        bail!("--failures is how many there are in a thousand node-days: 0 to {MOST_FAILURES}");
+    }
+    if !(args.load > 0.0 && args.load <= MOST_LOAD) {
+        bail!(
+            "--load is the GPU time that the jobs ask for, as a share of what there is: more than 0, up to {MOST_LOAD}"
+        );
+    }
+    // Before minutes are spent on what cannot be written.
+    if let Some(folder) = &args.svg {
+        let probe = folder.join(".weft-bench");
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&probe, ""))
+            .and_then(|()| std::fs::remove_file(&probe))
+            .with_context(|| {
+                format!("cannot write plots to {}: name a folder that can be written", folder.display())
+            })?;
+    }
+    Ok(())
+}
+
 pub fn run(args: &Args, print: Printer) -> Result<()> {
+    check(args)?;
     for &nodes in &args.nodes {
-        if nodes == 0 || args.days == 0 {
-            bail!("a cluster has at least one node, and at least one day is counted");
-        }
-        if !(args.failures >= 0.0 && args.failures.is_finite()) {
-            bail!("--failures is how many there are in a thousand node-days: 0 or more");
-        }
         match &args.jobs {
             Some(file) => {
-                let jobs = jobs::read(file)?;
+                let mut jobs = jobs::read(file)?;
+                let end = args.days * DAY_SECONDS;
+                if !jobs.iter().any(|job| job.submit_seconds < end) {
+                    bail!("no job in {} comes within {} days: give jobs, or more --days", file.display(), args.days);
+                }
+                if args.typed {
+                    jobs.iter_mut().for_each(Job::stay_off_nvl72);
+                }
                 let name = file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
                 scenario(args, print, nodes, 0, (name.clone(), name), |_, _| jobs)?;
             }
@@ -101,6 +137,9 @@ pub fn run(args: &Args, print: Printer) -> Result<()> {
                         let mut jobs = study.jobs(site, args.load, window, args.seed);
                         if args.no_nvl72_gangs {
                             jobs.iter_mut().for_each(Job::leave_nvl72);
+                        }
+                        if args.typed {
+                            jobs.iter_mut().for_each(Job::stay_off_nvl72);
                         }
                         jobs
                     };
@@ -132,6 +171,10 @@ fn scenario(
 ) -> Result<()> {
     let window = Window { from_seconds: warm_up, to_seconds: warm_up + args.days * DAY_SECONDS };
     let site = if args.reversed { Site::reversed(nodes)? } else { Site::new(nodes)? };
+    if args.typed {
+        jobs_name += "-typed";
+        about += ", other jobs kept off NVL72 nodes";
+    }
     if args.reversed {
         jobs_name += "-reversed";
         about += ", nodes named the other way round";
@@ -162,7 +205,6 @@ fn scenario(
         println!("{}", if args.markdown { report::markdown(&scenario) } else { report::text(&scenario) });
     }
     if let Some(folder) = &args.svg {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let file = folder.join(format!("cluster-{nodes}-{}.svg", scenario.jobs));
         std::fs::write(&file, plot::svg(&scenario)).with_context(|| format!("cannot write {}", file.display()))?;
     }

@@ -68,6 +68,10 @@ impl Simulate {
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
         crate::say(&render(&situation, self.terms))?;
+        let wrong = |asked: &Asked| matches!(asked.no_placement, Some(NoPlacement::Invalid(_)));
+        if situation.asked.iter().any(wrong) {
+            return Ok(ExitCode::FAILURE);
+        }
         let fits = situation.asked.iter().all(|asked| asked.placement.is_some());
         Ok(if fits { ExitCode::SUCCESS } else { ExitCode::from(NO_ROOM) })
     }
@@ -127,7 +131,7 @@ fn no_room(text: &mut String, asked: &Asked, why: &NoPlacement, cluster: &Cluste
     let eligible = |group: &Group, node: &NodeName| rules.admit(group, node);
     let _ = match place_on_empty(cluster, &asked.gang, &eligible) {
         Ok(placement) => writeln!(text, "If all other work ended it would fit: {placement}"),
-        Err(why) => writeln!(text, "Waiting does not help; if all other work ended: {why}"),
+        Err(why) => writeln!(text, "Waiting for other jobs does not help; if all of them ended: {why}"),
     };
     // Added nodes are taken as open to all groups, so their model has to be.
     let admitted = |node: &NodeName| asked.gang.groups.iter().all(|group| rules.admit(group, node).is_ok());

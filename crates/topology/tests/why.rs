@@ -63,6 +63,18 @@ fn several_groups_are_not_said_to_fit_into_the_same_gpus() {
 }
 
 #[test]
+fn the_level_that_the_only_group_requires_is_named_like_that_of_the_gang() {
+    let cluster = racks_of_h100(2, 2);
+    let mut gang = Gang { groups: vec![Group::new("w", 3, 8)], ..Default::default() };
+    gang.groups[0].required = Some("rack".into());
+    let said = "needs 3 workers × 8 GPUs in one rack; best is r0 with room for 2 of 3";
+    assert_eq!(no_room(&cluster, &gang).to_string(), said);
+    // The inner of two levels binds.
+    gang.required = Some("zone".into());
+    assert_eq!(no_room(&cluster, &gang).to_string(), said);
+}
+
+#[test]
 fn groups_that_run_already_are_not_spoken_of() {
     let mut cluster = racks_of_h100(1, 2);
     hold(&mut cluster, "r0-n0", 0..8);

@@ -21,6 +21,13 @@ impl Job {
         self.ask.workers * self.ask.gpus
     }
 
+    /// Keeps a job that is not for NVL72 nodes off them.
+    pub fn stay_off_nvl72(&mut self) {
+        if !self.ask.is_for_nvl72() {
+            self.ask.kinds &= !Kind::Nvl72.bit();
+        }
+    }
+
     /// A gang for nodes of NVLink domains becomes one of as many GPUs for others.
     pub fn leave_nvl72(&mut self) {
         if self.ask.is_for_nvl72() {
@@ -61,9 +68,13 @@ pub fn read(file: &Path) -> Result<Vec<Job>> {
     parse(&text).with_context(|| format!("the jobs in {}", file.display()))
 }
 
+/// Workers that a job in a file may have.
+const MOST_WORKERS: u32 = 100_000;
+
 fn parse(text: &str) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
-    for (n, line) in text.lines().enumerate() {
+    // Spreadsheets begin a file with a byte order mark.
+    for (n, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.trim();
         let heading = n == 0 && line.starts_with(char::is_alphabetic);
         if line.is_empty() || line.starts_with('#') || heading {
@@ -89,6 +100,9 @@ fn job(line: &str) -> Result<Job> {
     let (workers, gpus) = (number(workers)?, number(gpus)?);
     if workers == 0 || gpus == 0 || gpus > Kind::Hgx.gpus() {
         bail!("a job has at least one worker, and each of them 1 to {} GPUs", Kind::Hgx.gpus());
+    }
+    if workers > MOST_WORKERS {
+        bail!("{workers} workers are more than a cluster has nodes: {MOST_WORKERS} at most");
     }
     let ask = Ask::of_job(workers, gpus, level.map(depth).transpose()?);
     Ok(Job { submit_seconds: number(submit)?.into(), duration_seconds: u64::from(number(duration)?).max(1), ask })
@@ -121,11 +135,23 @@ mod tests {
     }
 
     #[test]
+    fn a_job_kept_off_nvl72_nodes_takes_all_others_and_a_gang_for_them_stays() {
+        let job = |ask| Job { submit_seconds: 0, duration_seconds: 1, ask };
+        let mut other = job(Ask::of_job(1, 4, None));
+        other.stay_off_nvl72();
+        assert_eq!(other.ask.kinds, Kind::Hgx.bit() | Kind::Bridged.bit());
+        let mut gang = job(Ask::of_job(4, 4, None).on_nvl72());
+        gang.stay_off_nvl72();
+        assert_eq!(gang.ask, Ask::of_job(4, 4, None).on_nvl72());
+    }
+
+    #[test]
     fn a_wrong_line_is_named_with_what_is_wrong() {
         for (line, words) in [
             ("1,2,3", "gpus_per_worker"),
             ("1,2,x,8", "no whole number"),
             ("1,2,1,9", "1 to 8 GPUs"),
+            ("1,2,536870912,8", "100000 at most"),
             ("1,2,1,8,row", "use one of zone, block, rack, nvlink"),
         ] {
             let error = format!("{:#}", parse(&format!("# jobs\n{line}\n")).unwrap_err());

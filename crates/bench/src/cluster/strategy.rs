@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
-use weft_topology::{Claim, Cluster, Gang, GpuSet, Group, NodeName, Owner, Placed, place};
+use weft_topology::{Claim, Cluster, Exclusion, Gang, GpuSet, Group, NodeName, Owner, Placed, place, place_where};
 
 use super::site::{Kind, LEVELS, NVL72_PRODUCT, Seat, Site};
 use crate::machines::node_name;
@@ -94,7 +94,15 @@ impl Strategy for Weft {
             placed: running.iter().map(placed).collect(),
             ..Gang::default()
         };
-        let placement = place(&self.cluster, &gang).ok()?;
+        // A product says which nodes a gang for NVL72 is for; other jobs are kept off nodes as taints do it.
+        let keeps_off = !ask.is_for_nvl72() && ask.kinds != Ask::of_job(ask.workers, ask.gpus, None).kinds;
+        let eligible = |_: &Group, node: &NodeName| match self.hosts.get(node) {
+            Some(&host) if site.hosts[host].kind.bit() & ask.kinds != 0 => Ok(()),
+            _ => Err(Exclusion::Taint { detail: "nvl72:NoSchedule".to_owned() }),
+        };
+        let placement =
+            if keeps_off { place_where(&self.cluster, &gang, &eligible) } else { place(&self.cluster, &gang) };
+        let placement = placement.ok()?;
         let seat = |worker: weft_topology::Worker| {
             let host = *self.hosts.get(&worker.node)?;
             let gpus = site.hosts[host].node.set_of(worker.gpus.iter().map(weft_topology::GpuUuid::as_str)).ok()?;

@@ -7,10 +7,10 @@ use super::Eligibility;
 use super::ask::Question;
 use super::ranks::Place;
 use super::room::Ask;
-use crate::Cluster;
 use crate::gang::Gang;
 use crate::tree::{ROOT, Tree};
 use crate::why::{Best, Excluded, Exclusion, NoRoom};
+use crate::{Cluster, Level};
 
 /// What is asked for, in words: `2 workers × 8 GPUs`; groups are named where there are several.
 pub(super) fn wanted(gang: &Gang, workers: &[u32]) -> String {
@@ -83,7 +83,7 @@ pub(super) fn no_room(
     };
     let Found { best, excluded } = found.unwrap_or_else(|| looked::found(cluster, gang, question, eligible));
 
-    let levels = cluster.levels().iter().map(|level| level.name.clone()).chain([crate::Level::host()]);
+    let levels = cluster.levels().iter().map(|level| level.name.clone()).chain([Level::host()]);
     let best = [None].into_iter().chain(levels.map(Some)).zip(best).enumerate();
     let best = best.map(|(nth, (level, (fits, place)))| {
         let domain = place.filter(|_| level.is_some() && fits > 0).and_then(|place| match place {
@@ -111,7 +111,7 @@ pub(super) fn no_room(
     NoRoom {
         wanted: wanted(gang, &workers),
         workers: workers.iter().sum(),
-        required: gang.required.clone(),
+        required: bound_level(cluster, question),
         relations: relations(gang),
         best,
         excluded,
@@ -125,7 +125,20 @@ fn domains_at(tree: &Tree, depth: usize) -> u32 {
     tree.level(depth).map_or(tree.domain(ROOT).nodes, |level| level.domains)
 }
 
-/// The level that binds the gang to one domain, above the node.
+/// The depth of the level of which one domain has to hold all workers: the gang's, or that of its only group.
+fn bound_to_one(question: &Question<'_>) -> Option<usize> {
+    match question.asks.as_slice() {
+        [ask] => question.required.max(ask.required),
+        _ => question.required,
+    }
+}
+
+fn bound_level(cluster: &Cluster, question: &Question<'_>) -> Option<Level> {
+    let depth = bound_to_one(question)?;
+    Some(cluster.levels().get(depth).map_or_else(Level::host, |level| level.name.clone()))
+}
+
+/// The same above the node.
 fn bound_depth(tree: &Tree, question: &Question<'_>) -> Option<usize> {
-    question.required.filter(|&depth| tree.level(depth).is_some())
+    bound_to_one(question).filter(|&depth| tree.level(depth).is_some())
 }
