@@ -5,22 +5,9 @@ mod machines;
 
 use std::collections::BTreeSet;
 
-use machines::{bridged, member, node, nvswitch8, pcie, racks_of_h100, zones_and_racks};
+use machines::{anyone, bridged, every_node, gang, member, node, nvswitch8, pcie, racks_of_h100, zones_and_racks};
 use weft_topology::what_if::{defragment, place_on_empty, replace, smallest_addition};
 use weft_topology::*;
-
-fn every_node(_: &Group, _: &NodeName) -> Result<(), Exclusion> {
-    Ok(())
-}
-
-fn anyone(_: Option<&Running>, _: &Group, _: &NodeName) -> Result<(), Exclusion> {
-    Ok(())
-}
-
-fn gang(replicas: u32, gpus: u32, required: Option<&str>) -> Gang {
-    let groups = vec![Group::new("worker", replicas, gpus)];
-    Gang { groups, required: required.map(Level::from), ..Default::default() }
-}
 
 fn gpus_of(node: &str, gpus: &[u32]) -> Vec<GpuUuid> {
     gpus.iter().map(|gpu| format!("GPU-{node}-{gpu}").into()).collect()

@@ -6,7 +6,7 @@ mod machines;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brute::{check, clusters, domains, is_nvlinked, on_node};
+use brute::{check, clusters, domains, is_nvlinked, on_node, terms};
 use machines::{member, node, nvswitch8, zones_and_racks};
 use proptest::prelude::*;
 use weft_topology::*;
@@ -135,7 +135,7 @@ fn compare(
     match (found, best) {
         (Ok(placement), Some(best)) => {
             check(cluster, gang, &placement);
-            let terms: Vec<i64> = placement.terms.iter().map(|term| term.value).collect();
+            let terms = terms(&placement);
             prop_assert_eq!(terms, best, "{}", placement.tree());
             prop_assert!(placement.exact);
         }

@@ -5,7 +5,7 @@ mod brute;
 mod machines;
 
 use brute::world::{World, check_relations, is_torn};
-use brute::{check, clusters};
+use brute::{check, clusters, terms};
 use proptest::prelude::*;
 use weft_topology::*;
 
@@ -108,7 +108,7 @@ proptest! {
                     && gang.relations.is_empty() && gang.groups.iter().all(|group| group.balanced.is_none());
                 // A single group prefers nothing beyond the objective: there the term is not listed.
                 if !single && !one_left {
-                    let terms: Vec<i64> = placement.terms.iter().map(|term| term.value).collect();
+                    let terms = terms(&placement);
                     prop_assert_eq!(terms, best, "{}", placement.tree());
                 }
                 prop_assert!(placement.exact);
@@ -214,7 +214,7 @@ proptest! {
             gang.groups.iter().map(|group| cluster.nodes().map(|seat| on(group, seat)).collect()).collect();
         prop_assert!(world.holds(&counts));
         prop_assert!((0..cluster.nodes().count()).all(|node| world.fits(node, &counts)));
-        let terms: Vec<i64> = placement.terms.iter().map(|term| term.value).collect();
+        let terms = terms(&placement);
         prop_assert_eq!(terms, world.objective(&counts), "{}", placement.tree());
     }
 }

@@ -8,25 +8,12 @@ use std::collections::BTreeSet;
 
 use brute::world::{World, check_relations};
 use brute::{check, clusters, domains};
-use machines::{bridged, member, nvswitch8, pcie, racks_of_h100, zones_and_racks};
+use machines::{anyone, bridged, every_node, gang, member, nvswitch8, pcie, racks_of_h100, zones_and_racks};
 use proptest::prelude::*;
 use weft_topology::what_if::{
     NoShrinking, defragment, place_on_empty, place_without, replace, shrink, smallest_addition,
 };
 use weft_topology::*;
-
-fn every_node(_: &Group, _: &NodeName) -> Result<(), Exclusion> {
-    Ok(())
-}
-
-fn anyone(_: Option<&Running>, _: &Group, _: &NodeName) -> Result<(), Exclusion> {
-    Ok(())
-}
-
-fn gang(replicas: u32, gpus: u32, required: Option<&str>) -> Gang {
-    let groups = vec![Group::new("worker", replicas, gpus)];
-    Gang { groups, required: required.map(Level::from), ..Default::default() }
-}
 
 /// Places a gang, claims what it gets, and hands back the job.
 fn start(cluster: &mut Cluster, name: &str, gang: &Gang) -> Option<Running> {

@@ -8,7 +8,7 @@ mod machines;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use brute::{PROFILE, check, domains, is_nvlinked, on_node, wide_clusters};
+use brute::{PROFILE, check, domains, is_as_good_as_it_says, is_nvlinked, on_node, terms, wide_clusters};
 use machines::{member, nvswitch8};
 use proptest::prelude::*;
 use weft_topology::*;
@@ -229,12 +229,7 @@ proptest! {
         match (found, best(&cluster, &gang, &suits)) {
             (Ok(placement), Some(best)) => {
                 check(&cluster, &gang, &placement);
-                let terms: Vec<i64> = placement.terms.iter().map(|term| term.value).collect();
-                if placement.exact {
-                    prop_assert_eq!(terms, best, "{}", placement.tree());
-                } else {
-                    prop_assert!(terms >= best);
-                }
+                is_as_good_as_it_says(&placement, &best)?;
             }
             (Err(NoPlacement::NoRoom(why)), None) => prop_assert!(why.proven),
             (found, best) => prop_assert!(false, "found {found:?}, the plain programme {best:?}"),
@@ -255,10 +250,6 @@ fn cluster_of(nodes: &[(&[&str], u64)]) -> Cluster {
         cluster.claim(&name, name.as_str().into(), Claim { gpus, ..Default::default() });
     }
     cluster
-}
-
-fn terms(placement: &Placement) -> Vec<i64> {
-    placement.terms.iter().map(|term| term.value).collect()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod machines;
 
-use machines::{bridged, member, nvswitch8, racks_of_h100, zones_and_racks};
+use machines::{bridged, gang, member, nvswitch8, racks_of_h100, zones_and_racks};
 use weft_topology::*;
 
 /// The demo's cluster: two DGX H100 in rack-a, four bridged A100 in rack-b, and no zone labels at all.
@@ -13,14 +13,6 @@ fn demo() -> Cluster {
     cluster.upsert(member(nvswitch8("node-2", 18), &[("rack", "rack-a")]));
     cluster.upsert(member(bridged("node-3", 4), &[("rack", "rack-b")]));
     cluster
-}
-
-fn gang(replicas: u32, gpus: u32, required: Option<&str>) -> Gang {
-    Gang {
-        groups: vec![Group::new("worker", replicas, gpus)],
-        required: required.map(Level::from),
-        ..Default::default()
-    }
 }
 
 /// Plans every worker of a placement in the cluster.

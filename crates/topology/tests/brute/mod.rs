@@ -139,6 +139,22 @@ pub fn check(cluster: &Cluster, gang: &Gang, placement: &Placement) {
     }
 }
 
+/// The value of the objective, in order of importance.
+pub fn terms(placement: &Placement) -> Vec<i64> {
+    placement.terms.iter().map(|term| term.value).collect()
+}
+
+/// That a placement is no better than what is best, and as good if it says that it is proven.
+pub fn is_as_good_as_it_says(placement: &Placement, best: &[i64]) -> Result<(), TestCaseError> {
+    let terms = terms(placement);
+    if placement.exact {
+        prop_assert_eq!(terms, best, "{}", placement.tree());
+    } else {
+        prop_assert!(terms.as_slice() >= best);
+    }
+    Ok(())
+}
+
 /// A small cluster of levels zone, block and rack with nodes of up to four GPUs, some of them held, planned or sick.
 pub fn clusters(nodes: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Cluster> {
     let label = |values: u8| prop_oneof![8 => (0..values).prop_map(Some), 1 => Just(None)];

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use weft_topology::{
-    Cluster, Gpu, GpuSet, Health, LevelLabel, Link, Member, Node, NodeFacts, Path, Resources, Standing, Wire,
+    Cluster, Exclusion, Gang, Gpu, GpuSet, Group, Health, Level, LevelLabel, Link, Member, Node, NodeFacts, NodeName,
+    Path, Resources, Running, Standing, Wire,
 };
 
 /// GPU `index` of `node`, on socket `numa`.
@@ -115,4 +116,20 @@ pub fn racks_of_h100(racks: u32, nodes: u32) -> Cluster {
         }
     }
     cluster
+}
+
+/// A gang of one group, `worker`.
+pub fn gang(replicas: u32, gpus: u32, required: Option<&str>) -> Gang {
+    let groups = vec![Group::new("worker", replicas, gpus)];
+    Gang { groups, required: required.map(Level::from), ..Default::default() }
+}
+
+/// Rules no node out.
+pub fn every_node(_: &Group, _: &NodeName) -> Result<(), Exclusion> {
+    Ok(())
+}
+
+/// Rules no node out for any job.
+pub fn anyone(_: Option<&Running>, _: &Group, _: &NodeName) -> Result<(), Exclusion> {
+    Ok(())
 }
