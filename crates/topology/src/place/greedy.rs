@@ -1,9 +1,9 @@
 //! Splitting workers over the children of a domain where the best way takes too long to find: as few children as can be, and
 //! where nothing binds the gang, as few of *their* children as these let.
 
+use super::fewest::enough;
 use super::ranks::Place;
 use super::table::{Split, Spread};
-use super::vacancy::enough;
 
 impl Spread<'_, '_> {
     /// Gaps first; then children where the gang has workers already, and in each case the child with the most room, as

@@ -24,6 +24,7 @@
 
 mod ask;
 mod explain;
+mod fewest;
 mod greedy;
 mod joined;
 mod joint;

@@ -4,10 +4,10 @@
 //! and what *k* − 1 children cost at least for the other *w* − *t*. If that is more than some split costs, the child does not
 //! take *t* in the best one. So one promising split is worked out, and most other children are left unopened.
 
+use super::fewest::fewest;
 use super::knapsack::{MOST_STEPS, Part, Row, Run, TooLong, sum};
 use super::ranks::Place;
 use super::table::Spread;
-use super::vacancy::enough;
 
 /// With more children than this in a split, or more workers, bounds say too little for what they cost.
 const MOST_CHILDREN: usize = 4;
@@ -116,8 +116,12 @@ impl Spread<'_, '_> {
 
     /// What a part costs at least by all that bounds know.
     fn least_rows<const W: usize>(&self, run: &Run<W>, part: &Part) -> Vec<Row<W>> {
+        let Place::Domain(id) = part.place else { return Vec::new() };
+        // Of one number, bounds alone say nearly as much.
+        let children = if part.least < part.most { self.vacancy.least_free(id, part.most) } else { None };
         let row = |taken: u32| {
-            let bound = self.bound([0; _], part.place, self.level(part.place), taken);
+            let known = children.as_ref().map(|children| children.of(taken));
+            let bound = self.bound_with(&[0; _], part.place, self.level(part.place), taken, known);
             let mut row = [0; W];
             for (term, &value) in bound.iter().enumerate().take(self.terms.wires()) {
                 run.layout.add(&mut row, term, i64::from(value));
@@ -166,13 +170,4 @@ fn keep_least<const W: usize>(least: &mut Option<Row<W>>, row: Row<W>) {
     if least.is_none_or(|least| row < least) {
         *least = Some(row);
     }
-}
-
-/// The largest rooms, as many as are enough for so many workers, or all.
-fn fewest(mut rooms: Vec<u32>, workers: u32) -> Vec<u32> {
-    rooms.sort_unstable_by(|a, b| b.cmp(a));
-    if let Some((enough, _)) = enough(rooms.iter().copied(), workers) {
-        rooms.truncate(enough);
-    }
-    rooms
 }

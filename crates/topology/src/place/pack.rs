@@ -33,6 +33,8 @@ type Key = (*const Wiring, GpuSet, u32, u32, Option<Joined>);
 #[derive(Default)]
 pub(super) struct Packer {
     known: HashMap<Key, Rc<Packed>, BuildMixing>,
+    /// The one asked for last, which most often is asked for next.
+    last: Option<(Key, Rc<Packed>)>,
 }
 
 impl Packer {
@@ -41,8 +43,13 @@ impl Packer {
     pub(super) fn pack(&mut self, node: &Node, free: GpuSet, group: &Group, workers: u32) -> Rc<Packed> {
         let joined = group.joined_by.filter(|_| group.gpus > 1);
         let key = (Arc::as_ptr(node.wiring()), free, group.gpus, workers, joined);
+        if let Some((_, last)) = self.last.as_ref().filter(|(last, _)| *last == key) {
+            return last.clone();
+        }
         let make = || Rc::new(pack(node, free, group.gpus as usize, workers as usize, joined));
-        self.known.entry(key).or_insert_with(make).clone()
+        let packed = self.known.entry(key).or_insert_with(make);
+        self.last = Some((key, packed.clone()));
+        packed.clone()
     }
 }
 

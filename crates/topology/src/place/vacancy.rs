@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::Eligibility;
+use super::fewest::{LeastFree, enough};
 use super::ranks::Place;
 use super::room::{Ask, State};
 use crate::tree::ROOT;
@@ -343,6 +344,17 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         (fewest as u32, left)
     }
 
+    /// The same for up to `most` workers at once, and not less. None if that takes too long.
+    pub(super) fn least_free(&self, id: u32, most: u32) -> Option<LeastFree> {
+        if !bounded(self.ask) {
+            return None;
+        }
+        let tree = self.state.tree;
+        let children = tree.domain(id).children.iter();
+        let rooms = children.map(|&child| (self.at_most(Place::Domain(child)), tree.domain(child).free));
+        LeastFree::new(&rooms.collect::<Vec<_>>(), most, self.ask.group.gpus)
+    }
+
     /// Whether a place has the labels of all levels that the group needs, as far out as it lies.
     pub(super) fn is_labelled(&self, place: Place) -> bool {
         let tree = self.state.tree;
@@ -356,16 +368,6 @@ impl<'s, 'a> Vacancy<'s, 'a> {
                 above.is_none_or(|id| id == ROOT || tree.domain(id).key.name.is_some())
             })
     }
-}
-
-/// How many of these rooms, the largest first, are enough for so many workers, and what room that is; none if all are not.
-pub(super) fn enough(rooms: impl Iterator<Item = u32>, workers: u32) -> Option<(usize, u64)> {
-    let mut sum = 0u64;
-    let last = rooms.enumerate().find_map(|(nth, room)| {
-        sum += u64::from(room);
-        (sum >= u64::from(workers)).then_some(nth)
-    })?;
-    Some((last + 1, sum))
 }
 
 /// Whether the number of free whole GPUs bounds how many workers fit.

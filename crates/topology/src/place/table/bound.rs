@@ -36,9 +36,22 @@ impl<'s, 'a> Spread<'s, 'a> {
 
     /// What `workers` workers in one domain of a level cost at least if that is a place or lies in it, given the same of the
     /// domain that the place is in.
-    pub(in crate::place) fn bound(&self, above: Bound, place: Place, level: usize, workers: u32) -> Bound {
+    pub(in crate::place) fn bound(&self, above: &Bound, place: Place, level: usize, workers: u32) -> Bound {
+        self.bound_with(above, place, level, workers, None)
+    }
+
+    /// The same, where it may be known how many domains right below the place the workers use at least, and what they leave
+    /// over in so many.
+    pub(in crate::place) fn bound_with(
+        &self,
+        above: &Bound,
+        place: Place,
+        level: usize,
+        workers: u32,
+        children: Option<(u32, u32)>,
+    ) -> Bound {
         let levels = self.terms.levels;
-        let mut bound = above;
+        let mut bound = *above;
         match place {
             Place::Seat(id) => self.outline(id, workers, |term, value| set(&mut bound, term, value)),
             Place::Domain(id) => {
@@ -55,7 +68,7 @@ impl<'s, 'a> Spread<'s, 'a> {
                             fewest = fewest.max(self.vacancy.fewest_hosts(id, workers));
                         } else if depth == at && at == level {
                             let left;
-                            (fewest, left) = self.vacancy.fewest_children(id, workers);
+                            (fewest, left) = children.unwrap_or_else(|| self.vacancy.fewest_children(id, workers));
                             set(&mut bound, self.terms.left(depth), i64::from(left));
                         }
                         set(&mut bound, self.terms.used(depth), i64::from(fewest));

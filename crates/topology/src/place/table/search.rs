@@ -37,10 +37,10 @@ type Floors = HashMap<u64, Vec<(Bound, Option<Floor>)>, BuildMixing>;
 impl<'s, 'a> Spread<'s, 'a> {
     /// The best way to put exactly `workers` into one domain of a level that is one of `places` or lies in one.
     pub(super) fn best_at(&mut self, places: &[Place], level: usize, workers: u32) -> Option<(Vec<i64>, Split)> {
-        let mut open = BinaryHeap::new();
+        let mut open = BinaryHeap::with_capacity(64);
         for (nth, &place) in places.iter().enumerate() {
             if self.may_hold(place, level, workers) {
-                let bound = self.bound(self.outside(place, workers), place, level, workers);
+                let bound = self.bound(&self.outside(place, workers), place, level, workers);
                 open.push(Reverse(Candidate { bound, order: ranked(0, 0, nth), place, nth: None }));
             }
         }
@@ -66,7 +66,7 @@ impl<'s, 'a> Spread<'s, 'a> {
                 (Floor::None, _) => {}
                 (Floor::Cost(cost), _) if best.as_ref().is_some_and(|best| (&*cost, order) >= (&best.0, best.2)) => {}
                 (_, Place::Domain(id)) if at < level => {
-                    self.open(id, at + 1, (bound, order), level, workers, &mut open);
+                    self.open(id, at + 1, (&bound, order), level, workers, &mut open);
                 }
                 _ if !self.vacancy.is_labelled(place) => {}
                 _ => {
@@ -86,7 +86,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         &self,
         id: u32,
         at: usize,
-        (above, order): (Bound, u128),
+        (above, order): (&Bound, u128),
         level: usize,
         workers: u32,
         open: &mut BinaryHeap<Reverse<Candidate>>,
@@ -295,9 +295,16 @@ mod tests {
                         let found = spread.best_at(&[top], level, workers);
                         prop_assert_eq!(&found, &best, "{:?}, level {}", top, level);
                         // What is known beforehand is no more than that, whether all nodes will do or not.
-                        let bound = spread.bound(spread.outside(top, workers), top, level, workers);
+                        let bound = spread.bound(&spread.outside(top, workers), top, level, workers);
+                        let least_free = match top {
+                            Place::Domain(id) => spread.vacancy.least_free(id, workers),
+                            Place::Seat(_) => None,
+                        };
+                        let known = least_free.map(|free| free.of(workers));
+                        let closer = spread.bound_with(&spread.outside(top, workers), top, level, workers, known);
+                        prop_assert!(bound <= closer, "{:?}, level {}: {:?}", top, level, bound);
                         if let Some((cost, _)) = found {
-                            prop_assert!(bound <= spread.compared(&cost), "{:?}, level {}: {:?}", top, level, bound);
+                            prop_assert!(closer <= spread.compared(&cost), "{:?}, level {}: {:?}", top, level, closer);
                         }
                     }
                 }
