@@ -118,7 +118,8 @@ impl Spread<'_, '_> {
     fn least_rows<const W: usize>(&self, run: &Run<W>, part: &Part) -> Vec<Row<W>> {
         let Place::Domain(id) = part.place else { return Vec::new() };
         // Of one number, bounds alone say nearly as much.
-        let children = if part.least < part.most { self.vacancy.least_free(id, part.most) } else { None };
+        let many = part.least < part.most && !self.state.tree.domain(id).children.is_empty();
+        let children = if many { self.vacancy.least_free(id, part.most) } else { None };
         let row = |taken: u32| {
             let known = children.as_ref().map(|children| children.of(taken));
             let bound = self.bound_with(&[0; _], part.place, self.level(part.place), taken, known);

@@ -279,11 +279,6 @@ impl<'s, 'a> Vacancy<'s, 'a> {
             return 0;
         }
         let by_free = &self.state.tree.domain(id).by_free;
-        if hosts == 1 {
-            let needed = (group.gpus * workers) as usize;
-            let least = (needed..by_free.len()).find(|&free| by_free[free] > 0);
-            return least.map_or(0, |free| (free - needed) as u32);
-        }
         // Each node used leaves at least what is no whole worker.
         let (mut left, mut rest) = (0, hosts);
         for over in 0..group.gpus {
@@ -308,13 +303,15 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         roomy.map(|child| child.free).min().map_or(0, |free| free - self.ask.group.gpus * workers)
     }
 
-    /// Where the workers fit on one node below a domain: what they leave over at least in each domain in between, the
-    /// innermost first, if they leave as little as can be on the node. None where that is not known.
-    pub(super) fn least_left_between(&self, id: u32, workers: u32) -> Option<impl Iterator<Item = u32>> {
+    /// Where the workers fit on one node below a domain: what they leave over at least on it, and then in each domain in
+    /// between, the innermost first, as far as that is known.
+    pub(super) fn least_left_on_one(&self, id: u32, workers: u32) -> (u32, impl Iterator<Item = u32>) {
         let needed = self.ask.group.gpus * workers;
         let domain = self.state.tree.domain(id);
-        let free = (needed..domain.by_free.len() as u32).find(|&free| domain.by_free[free as usize] > 0)?;
-        Some(domain.tightest(free).filter(|_| bounded(self.ask))?.iter().map(move |free| free - needed))
+        let nodes = domain.by_free.iter().zip(0..).skip(needed as usize);
+        let free = nodes.into_iter().find(|(nodes, _)| **nodes > 0).map(|(_, free)| free).filter(|_| bounded(self.ask));
+        let between = free.and_then(|free| domain.tightest(free)).unwrap_or_default();
+        (free.map_or(0, |free: u32| free - needed), between.iter().map(move |free| free - needed))
     }
 
     /// The fewest domains right below a domain that have room for so many workers, or fewer, and what they leave over in so

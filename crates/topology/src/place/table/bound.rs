@@ -73,18 +73,20 @@ impl<'s, 'a> Spread<'s, 'a> {
                         }
                         set(&mut bound, self.terms.used(depth), i64::from(fewest));
                     }
-                    let left = self.vacancy.least_left(id, workers, fewest);
-                    set(&mut bound, self.terms.left(levels - 1), i64::from(left));
-                    if fewest > 1 && at + 1 == level {
-                        set(&mut bound, self.terms.left(at), i64::from(self.vacancy.least_left_in_child(id, workers)));
-                    }
-                    if fewest == 1
-                        && let Some(between) = self.vacancy.least_left_between(id, workers)
-                    {
+                    let left = if fewest == 1 {
+                        let (left, between) = self.vacancy.least_left_on_one(id, workers);
                         for (depth, left) in (at..levels - 1).rev().zip(between) {
                             set(&mut bound, self.terms.left(depth), i64::from(left));
                         }
-                    }
+                        left
+                    } else {
+                        if at + 1 == level {
+                            let left = self.vacancy.least_left_in_child(id, workers);
+                            set(&mut bound, self.terms.left(at), i64::from(left));
+                        }
+                        self.vacancy.least_left(id, workers, fewest)
+                    };
+                    set(&mut bound, self.terms.left(levels - 1), i64::from(left));
                 }
             }
         }
