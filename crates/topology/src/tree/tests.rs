@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{LEVELS, ROOT, SUMMED, Tree};
+use super::domain::{LEVELS, SUMMED};
+use super::{ROOT, Tree};
 use crate::stock::Stock;
 use crate::{Claim, Cluster, Gpu, GpuSet, Health, LevelLabel, Member, Node, NodeFacts, Resources, Seat, Standing};
 
