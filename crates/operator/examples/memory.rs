@@ -1,7 +1,9 @@
-//! How much memory the operator's picture of a very large cluster takes: `cargo run --release -p weft-operator --example memory`.
+//! What a very large cluster takes of the operator: `cargo run --release -p weft-operator --example memory`.
 //!
 //! Fills the controller as the watches do with 5,000 nodes of 8 GPUs, their reports, 150,000 pods (Kubernetes' own limits) and
-//! 500 jobs of 10 workers, and prints the memory of this process after each. The limit in the chart rests on it.
+//! 500 jobs of 10 workers that have all GPUs, and prints the memory of this process after each. The limit in the chart rests on
+//! it. Then 1,000 more jobs wait: it prints how long looking at all of them takes, and what is written, at first and once a
+//! worker has ended.
 
 #![allow(clippy::unwrap_used, reason = "an example on data that it makes itself")]
 
@@ -16,14 +18,16 @@ use weft_operator::controller::Controller;
 use weft_operator::facts::{NodeFacts, PodFacts};
 use weft_operator::index::{JobEntry, JobKey};
 use weft_operator::metrics::Metrics;
-use weft_operator::reconcile::Settings;
+use weft_operator::reconcile::{Settings, Verdict};
 use weft_operator::watch::{Change, Kind, Seen};
 use weft_operator::worker_pod::RuntimeImage;
+use weft_operator::write::Outcome;
 
 const NODES: usize = 5_000;
 const PODS: usize = 150_000;
 const JOBS: usize = 500;
 const WORKERS: usize = 10;
+const WAITING: usize = 1_000;
 
 fn node_name(n: usize) -> String {
     format!("ip-10-{}-{}.eu-west-1.compute.internal", n / 256, n % 256)
@@ -112,22 +116,50 @@ fn main() {
     let settings = Settings { runtime, node_lost_after: jiff::SignedDuration::from_secs(60) };
     let mut controller = Controller::new(settings, Metrics::default());
     print("nothing yet");
-    let mut list = |kind: Kind, count: usize, make: &dyn Fn(usize) -> Seen| {
-        controller.apply(Change { kind, event: Event::Init });
-        for n in 0..count {
-            controller.apply(Change { kind, event: Event::InitApply(make(n)) });
+    list(&mut controller, Kind::Levels, 0, &job);
+    list(&mut controller, Kind::Node, NODES, &node);
+    list(&mut controller, Kind::Report, NODES, &report);
+    list(&mut controller, Kind::Pod, PODS, &pod);
+    list(&mut controller, Kind::Job, JOBS, &job);
+    let mut now = jiff::Timestamp::now();
+    look(&mut controller, now);
+    print("decisions on all jobs");
+    list(&mut controller, Kind::Job, JOBS + WAITING, &job);
+    for round in 0..3 {
+        now += jiff::SignedDuration::from_secs(1);
+        let (took, written) = look(&mut controller, now);
+        println!("{took:?} for all jobs with {WAITING} that wait, {round} workers ended since; {written} jobs written");
+        controller.apply(Change { kind: Kind::Pod, event: Event::Delete(pod(round)) });
+    }
+}
+
+fn list(controller: &mut Controller, kind: Kind, count: usize, make: &dyn Fn(usize) -> Seen) {
+    controller.apply(Change { kind, event: Event::Init });
+    for n in 0..count {
+        controller.apply(Change { kind, event: Event::InitApply(make(n)) });
+    }
+    controller.apply(Change { kind, event: Event::InitDone });
+    print(&format!("{count} {}", kind.resource()));
+}
+
+/// Decides on all jobs that are due, as if everything written went through at once, until nothing is; how long the decisions
+/// took, and for how many jobs something was written.
+fn look(controller: &mut Controller, now: jiff::Timestamp) -> (Duration, usize) {
+    let (mut took, mut written) = (Duration::ZERO, 0);
+    loop {
+        let start = Instant::now();
+        let batches = controller.decide(now, start + Duration::from_secs(3600));
+        took += start.elapsed();
+        if batches.is_empty() {
+            return (took, written);
         }
-        controller.apply(Change { kind, event: Event::InitDone });
-        print(&format!("{count} {}", kind.resource()));
-    };
-    list(Kind::Levels, 0, &job);
-    list(Kind::Node, NODES, &node);
-    list(Kind::Report, NODES, &report);
-    list(Kind::Pod, PODS, &pod);
-    list(Kind::Job, JOBS, &job);
-    let now = jiff::Timestamp::now();
-    let batches = controller.decide(now, Instant::now() + Duration::from_secs(3600));
-    print(&format!("decisions on all jobs, {} batches", batches.len()));
+        written += batches.len();
+        for batch in batches {
+            let mut outcome = Outcome::of(&batch);
+            (outcome.status, outcome.verdict) = (batch.status, Some(Verdict::Fine));
+            controller.settle(outcome, now);
+        }
+    }
 }
 
 /// Memory of this process now and at most so far, as Linux counts it.

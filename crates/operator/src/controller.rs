@@ -29,6 +29,10 @@ use weft_api::job::{Phase, Reason, condition};
 
 /// Waiting jobs look again at most this often, however much happens in the cluster.
 const ROOM_EVERY: SignedDuration = SignedDuration::from_millis(100);
+/// All waiting jobs together are told anew why there is no room once in so long, on average.
+const TELL_EVERY: SignedDuration = SignedDuration::from_millis(100);
+/// After so long each of them is, however many wait.
+const TELL_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 /// How long jobs are looked at before changes, outcomes and the end of the term are heard again; what is left comes next. A
 /// single gang on thousands of nodes takes some tens of milliseconds, so a pass lasts little longer than this.
 const PASS: Duration = Duration::from_millis(100);
@@ -83,6 +87,8 @@ pub struct Controller {
     /// There may be room since the waiting jobs were looked at last.
     room: bool,
     last_room: Option<Timestamp>,
+    /// Jobs that waited when the pass began.
+    waiting: usize,
     /// Names seen in a list that is not complete yet.
     listing: HashMap<Kind, HashSet<PodKey>>,
     synced: BTreeSet<Kind>,
@@ -100,6 +106,7 @@ impl Controller {
             unfinished: false,
             room: false,
             last_room: None,
+            waiting: 0,
             listing: HashMap::new(),
             synced: BTreeSet::new(),
             told_unreadable: BTreeSet::new(),
@@ -278,6 +285,7 @@ impl Controller {
             self.last_room = Some(now);
             self.due.extend(self.jobs.iter().filter(|(_, job)| job.waits).map(|(key, _)| key.clone()));
         }
+        self.waiting = self.jobs.values().filter(|job| job.waits).count();
         let mut due: Vec<JobKey> = std::mem::take(&mut self.due).into_iter().collect();
         let created = |key: &JobKey| {
             let job = self.index.job(key)?.job.as_ref().ok()?;
@@ -351,6 +359,7 @@ impl Controller {
             state.status = job.status.clone().unwrap_or_default();
         }
         let started = Instant::now();
+        state.memo.tell_again = (TELL_EVERY * i32::try_from(self.waiting).unwrap_or(i32::MAX)).min(TELL_WITHIN);
         let decision =
             reconcile::reconcile(&self.index, &self.settings, &key, &job, &state.status, &mut state.memo, now);
         self.metrics.decided(started.elapsed().as_secs_f64(), placed(&decision));

@@ -126,7 +126,7 @@ pub use gpu_set::GpuSet;
 pub use name::{DomainName, GpuUuid, Level, NodeName, Owner};
 pub use node::{Assumption, Link, Node, NodeError, NodeFacts};
 pub use place::rings::{Ring, Rings};
-pub use place::{Eligibility, Placement, Preference, Term, Worker, place, place_where};
+pub use place::{Eligibility, Placement, Preference, Term, Worker, place, place_if_room, place_where};
 pub use resources::Resources;
 pub use seat::Seat;
 pub use situation::{Asked, Rules, Situation, Unreadable, Verdict};

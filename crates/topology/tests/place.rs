@@ -211,7 +211,16 @@ proptest! {
         gang.groups[0].resources = Resources::new().with("cpu", [0, 10_000, 25_000, 40_000][cpu]);
         gang.groups[0].product = product.then(|| "H100".to_owned());
         let best = brute_force(&cluster, &gang, &kept_off);
-        compare(place_where(&cluster, &gang, &keeping_off(&kept_off)), best, &cluster, &gang)?;
+        let found = place_where(&cluster, &gang, &keeping_off(&kept_off));
+        let if_room = match place_if_room(&cluster, &gang, &keeping_off(&kept_off)) {
+            Ok(placement) => placement,
+            Err(invalid) => {
+                prop_assert_eq!(&found, &Err(NoPlacement::Invalid(invalid)));
+                None
+            }
+        };
+        prop_assert_eq!(if_room.as_ref(), found.as_ref().ok());
+        compare(found, best, &cluster, &gang)?;
     }
 
     #[test]

@@ -71,6 +71,15 @@ pub struct Refusal {
     pub until: Timestamp,
 }
 
+/// Why a job has no place, and when that was worked out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRoom {
+    pub why: String,
+    pub at: Timestamp,
+    /// For so many workers of this generation of the job.
+    asked: (Option<i64>, usize),
+}
+
 /// What is remembered of a job between decisions and need not survive the operator.
 #[derive(Clone, Debug, Default)]
 pub struct Memo {
@@ -78,6 +87,11 @@ pub struct Memo {
     pub verdict: Option<(Option<i64>, Verdict)>,
     /// The API server's last refusal of pods, until it takes them: while it lasts an attempt is not told as progress.
     pub refusal: Option<Refusal>,
+    /// Why there was no room, as it was told last.
+    pub no_room: Option<NoRoom>,
+    /// How long that may stand while there is still none. Working it out takes a look at every node, and telling it a write:
+    /// the more jobs wait, the less often. Zero for each time anew.
+    pub tell_again: SignedDuration,
     /// The latest placement in words, for when its pods are there.
     pub placement: Option<String>,
     /// When a pod (by UID) was first seen failed.

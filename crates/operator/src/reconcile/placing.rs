@@ -1,7 +1,7 @@
 //! Places the workers that have no pod, and lifts the gates once the gang is complete.
 
 use super::slots::Slot;
-use super::{ASK_AGAIN, Action, Work};
+use super::{ASK_AGAIN, Action, NoRoom, Work};
 use crate::ask::Ask;
 use crate::facts::requests_of;
 use crate::index::planned_claim;
@@ -9,7 +9,7 @@ use crate::worker_pod::{self, Start};
 use jiff::Timestamp;
 use std::collections::HashMap;
 use weft_api::job::{GroupStatus, WorkerPhase};
-use weft_topology::{Group, NoPlacement, NodeName, Placed, Placement};
+use weft_topology::{Group, NodeName, Placed, Placement};
 
 /// Why workers have no pod yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Work<'_> {
         }
     }
 
-    fn find_places(&self) -> Result<Placement, String> {
+    fn find_places(&mut self) -> Result<Placement, String> {
         let ask = Ask::of(self.job, &self.settings.runtime).map_err(|error| error.to_string())?;
         let mut gang = ask.gang(self.job);
         if !self.slots.iter().all(Slot::is_missing) {
@@ -122,11 +122,23 @@ impl Work<'_> {
             }
         }
         gang.placed = self.placed();
-        let eligible = |group: &Group, node: &NodeName| ask.admits(self.index, group, node);
-        weft_topology::place_where(self.index.cluster(), &gang, &eligible).map_err(|why| match why {
-            NoPlacement::NoRoom(room) => room.to_string(),
-            NoPlacement::Invalid(invalid) => invalid.to_string(),
-        })
+        let (cluster, index) = (self.index.cluster(), self.index);
+        let eligible = |group: &Group, node: &NodeName| ask.admits(index, group, node);
+        let asked = (self.job.metadata.generation, self.slots.iter().filter(|slot| slot.is_missing()).count());
+        let again = |told: &NoRoom| told.at.saturating_add(self.memo.tell_again).unwrap_or(Timestamp::MAX);
+        // Not if the clock was set back: it would stand for as long.
+        let stands = |told: &NoRoom| told.asked == asked && told.at <= self.now && self.now < again(told);
+        let Some(told) = self.memo.no_room.take().filter(stands) else {
+            let found = weft_topology::place_where(cluster, &gang, &eligible).map_err(|why| why.to_string());
+            self.memo.no_room = found.as_ref().err().map(|why| NoRoom { why: why.clone(), at: self.now, asked });
+            return found;
+        };
+        let found = weft_topology::place_if_room(cluster, &gang, &eligible).map_err(|error| error.to_string())?;
+        if found.is_none() {
+            self.wake_at(again(&told));
+            self.memo.no_room = Some(told.clone());
+        }
+        found.ok_or(told.why)
     }
 
     /// Workers that keep their place. One that has ended well needs none, but counts as where it was; if that node is gone, as

@@ -78,6 +78,43 @@ fn a_pass_that_takes_too_long_ends_after_a_job_and_none_of_many_waiting_jobs_is_
 }
 
 #[test]
+fn of_many_jobs_that_wait_each_is_told_why_now_and_then_and_starts_as_soon_as_there_is_room() {
+    let mut world = World::demo();
+    world.submit("all", gang(2, 8, json!({})));
+    world.run();
+    for job in 0..100 {
+        world.submit(&format!("waits-{job}"), gang(3, 8, json!({})));
+    }
+    world.submit("fits", gang(2, 8, json!({})));
+    world.step(0);
+    let told = |world: &World, why: &str| {
+        (0..100).filter(|job| world.status(&format!("waits-{job}")).message.contains(why)).count()
+    };
+    assert_eq!((told(&world, "no node has room for any"), world.status("fits").phase), (100, Phase::Pending));
+    world.delete_job("all");
+    world.run();
+    assert_eq!(world.status("fits").phase, Phase::Running);
+    // Meanwhile what they need was there, and was taken again.
+    assert_eq!(told(&world, "no node has room for any"), 100);
+    world.delete_job("fits");
+    world.statuses.clear();
+    world.step(1);
+    assert!(world.statuses.is_empty(), "{:?}", world.statuses.len());
+    // A tenth of a second for each of them.
+    world.step(10);
+    assert_eq!(told(&world, "room for 2 of 3"), 100);
+    // Whose question is another is told at once.
+    world.change_job("waits-7", |job| job.spec.suspend = true);
+    world.step(0);
+    world.change_job("waits-7", |job| {
+        job.spec.suspend = false;
+        job.spec.groups[0].replicas = 5;
+    });
+    world.step(0);
+    assert_eq!(told(&world, "room for 2 of 5"), 1);
+}
+
+#[test]
 fn two_jobs_of_two_gpus_get_the_two_bridged_pairs() {
     let mut world = World::demo();
     let on_node_3 = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "node-3"}, "containers": [{"name": "app", "image": "i"}]}});

@@ -46,7 +46,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gang::{Gang, Group};
+use crate::gang::{Gang, Group, InvalidGang};
 use crate::why::{Exclusion, NoPlacement};
 use crate::{Cluster, GpuUuid, Level, NodeName};
 
@@ -213,4 +213,17 @@ pub fn place(cluster: &Cluster, gang: &Gang) -> Result<Placement, NoPlacement> {
 /// [`NoPlacement`] says what is missing, level by level.
 pub fn place_where(cluster: &Cluster, gang: &Gang, eligible: Eligibility<'_>) -> Result<Placement, NoPlacement> {
     solve::solve(cluster, gang, Some(eligible))
+}
+
+/// The same for a caller that asks again and again and tells people only now and then why there is no room: none if there
+/// is none, without looking at every node for the reason.
+///
+/// # Errors
+/// [`InvalidGang`] names the contradiction.
+pub fn place_if_room(
+    cluster: &Cluster,
+    gang: &Gang,
+    eligible: Eligibility<'_>,
+) -> Result<Option<Placement>, InvalidGang> {
+    solve::solve_if_room(cluster, gang, Some(eligible))
 }

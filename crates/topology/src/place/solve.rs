@@ -12,7 +12,7 @@ use super::room::{Ask, State};
 use super::several::MOST_STEPS;
 use super::table::{Split, Spread, Terms, packed};
 use super::{Eligibility, Placement, Preference, Term, Worker, explain};
-use crate::gang::Gang;
+use crate::gang::{Gang, InvalidGang};
 use crate::tree::{BuildMixing, ROOT, Tree};
 use crate::why::NoPlacement;
 use crate::{Cluster, GpuSet, NodeName};
@@ -24,20 +24,19 @@ pub(super) fn solve(
 ) -> Result<Placement, NoPlacement> {
     let question = question(cluster, gang)?;
     let mut search = Search::new(cluster, &question, eligible);
-    let full: Vec<u32> = question.asks.iter().map(|ask| ask.missing.len() as u32).collect();
-    if let Some(found) = search.attempt(&full) {
-        return Ok(search.placement(gang, found));
-    }
-    match search.partial(&full) {
-        Some(found) => Ok(search.placement(gang, found)),
-        None => Err(NoPlacement::NoRoom(Box::new(explain::no_room(
-            cluster,
-            gang,
-            &question,
-            eligible,
-            search.proven && counts_are_exact(cluster, gang),
-        )))),
-    }
+    search.place(gang).ok_or_else(|| {
+        let proven = search.proven && counts_are_exact(cluster, gang);
+        NoPlacement::NoRoom(Box::new(explain::no_room(cluster, gang, &question, eligible, proven)))
+    })
+}
+
+pub(super) fn solve_if_room(
+    cluster: &Cluster,
+    gang: &Gang,
+    eligible: Option<Eligibility<'_>>,
+) -> Result<Option<Placement>, InvalidGang> {
+    let question = question(cluster, gang)?;
+    Ok(Search::new(cluster, &question, eligible).place(gang))
 }
 
 /// Whether the room of every node is known exactly. Sets of GPUs joined in some way are not searched through on nodes of more
@@ -109,6 +108,13 @@ impl<'a> Search<'a> {
 
     pub(super) fn levels(&self) -> usize {
         self.cluster.levels().len() + 1
+    }
+
+    /// Places all missing workers, or where groups have a minimum as many as have room.
+    fn place(&mut self, gang: &Gang) -> Option<Placement> {
+        let full: Vec<u32> = self.question.asks.iter().map(|ask| ask.missing.len() as u32).collect();
+        let found = self.attempt(&full).or_else(|| self.partial(&full))?;
+        Some(self.placement(gang, found))
     }
 
     /// Places so many workers of each group, or finds that it cannot.
