@@ -81,8 +81,8 @@ pub struct JobEntry {
 pub struct Index {
     levels: GpuTopologySpec,
     cluster: Cluster,
-    nodes: BTreeMap<String, NodeFacts>,
-    reports: BTreeMap<String, Arc<GpuNode>>,
+    nodes: HashMap<String, NodeFacts>,
+    reports: HashMap<String, Arc<GpuNode>>,
     /// Nodes that have a report which cannot be read: another version of the agent wrote it.
     unreadable_reports: BTreeSet<String>,
     /// Node name by the host name label, by which workers are bound.
@@ -110,8 +110,8 @@ impl Default for Index {
         Self {
             cluster: cluster_of(&levels).unwrap_or_else(|_| empty_cluster()),
             levels,
-            nodes: BTreeMap::new(),
-            reports: BTreeMap::new(),
+            nodes: HashMap::new(),
+            reports: HashMap::new(),
             unreadable_reports: BTreeSet::new(),
             hosts: HashMap::new(),
             pods: HashMap::new(),
