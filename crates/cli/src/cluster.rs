@@ -190,7 +190,7 @@ impl Cluster {
 }
 
 /// Says something beside the answer.
-fn note(line: String) {
+pub fn note(line: String) {
     eprintln!("note: {line}");
 }
 

@@ -15,12 +15,15 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 use weft_topology::what_if::{Addition, place_on_empty, smallest_addition};
-use weft_topology::{Asked, Cluster, Group, Member, NoPlacement, NodeName, Seat, Situation, Standing};
+use weft_topology::{
+    Asked, Cluster, Group, Member, NoPlacement, NodeName, Seat, Situation, Standing, Unreadable, VERSION,
+};
 
 use crate::Connection;
 use crate::cluster;
 
 mod live;
+mod notes;
 
 /// Exit status if there is no room for what was asked.
 const NO_ROOM: u8 = 3;
@@ -53,8 +56,12 @@ impl Simulate {
         let mut situation = if value.get("kind").is_some() {
             live::situation(&cluster::Cluster::connect(connection).await?, value).await?
         } else {
-            Situation::read(serde_yaml_ng::Deserializer::from_str(&text))
-                .with_context(|| format!("{file} is neither a GpuJob nor what --save wrote"))?
+            let situation = saved(&value, &text).with_context(|| match value.get("cluster") {
+                Some(_) => format!("{file} is not as --save writes it"),
+                None => format!("{file} is neither a GpuJob (no `kind`) nor what --save wrote (no `cluster`)"),
+            })?;
+            notes::on(&value).into_iter().for_each(cluster::note);
+            situation
         };
         if situation.asked.is_empty() {
             bail!("{file} asks for nothing: add a gang under `asked`");
@@ -74,6 +81,15 @@ impl Simulate {
         }
         let fits = situation.asked.iter().all(|asked| asked.placement.is_some());
         Ok(if fits { ExitCode::SUCCESS } else { ExitCode::from(NO_ROOM) })
+    }
+}
+
+/// What --save wrote. The version first: another one may have fields that this program does not know.
+fn saved(value: &Value, text: &str) -> Result<Situation, Unreadable> {
+    let version = value.get("version").and_then(Value::as_u64).and_then(|version| u32::try_from(version).ok());
+    match version.filter(|version| *version != VERSION) {
+        Some(version) => Err(Unreadable::Version(version)),
+        None => Situation::read(serde_yaml_ng::Deserializer::from_str(text)),
     }
 }
 

@@ -129,7 +129,7 @@ pub use place::rings::{Ring, Rings};
 pub use place::{Eligibility, Placement, Preference, Term, Worker, place, place_if_room, place_where};
 pub use resources::Resources;
 pub use seat::Seat;
-pub use situation::{Asked, Rules, Situation, Unreadable, Verdict};
+pub use situation::{Asked, Rules, Situation, Unreadable, VERSION, Verdict};
 pub use what_if::{Addition, Running, smallest_addition};
 pub use why::{Best, Excluded, Exclusion, NoPlacement, NoRoom};
 pub use wire::{NotAWire, Path, Wire};

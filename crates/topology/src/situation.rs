@@ -96,7 +96,10 @@ impl Situation {
         let read: Self = serde_path_to_error::deserialize(text).map_err(|error| {
             let path = error.path().to_string();
             let at = if path == "." { "the file".to_owned() } else { path };
-            Unreadable::Field { at, why: error.inner().to_string() }
+            let why = error.inner().to_string();
+            // YAML's errors begin with the place, too.
+            let why = why.strip_prefix(&format!("{at}: ")).unwrap_or(&why).to_owned();
+            Unreadable::Field { at, why }
         })?;
         if read.version == VERSION { Ok(read) } else { Err(Unreadable::Version(read.version)) }
     }

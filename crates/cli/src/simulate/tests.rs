@@ -109,3 +109,93 @@ fn a_job_that_the_operator_would_refuse_is_refused() {
     let error = live::of(&job, &[], &world(false).index()).unwrap_err().to_string();
     assert!(error.starts_with("spec.groups: the host names of 5000 workers"), "{error}");
 }
+
+/// Two nodes of one GPU each, and what a test puts beside them.
+fn file(more: Value) -> Value {
+    let node = |name: &str, gpu: &str| serde_json::json!({"node": {"name": name, "gpus": [{"uuid": gpu, "index": 0, "product": "H100", "memoryBytes": 1, "pciBusId": "0"}]}});
+    let mut file = serde_json::json!({
+        "version": 1,
+        "cluster": {"levels": [], "nodes": [node("n1", "GPU-1"), node("n2", "GPU-2")]},
+        "asked": [{"name": "demo/g", "gang": {"groups": [{"name": "w", "replicas": 2, "gpus": 1}]}}],
+    });
+    for (at, value) in more.as_object().unwrap() {
+        match file.pointer_mut(at).unwrap() {
+            Value::Array(list) => list.push(value.clone()),
+            Value::Object(object) => object.extend(value.as_object().unwrap().clone()),
+            other => *other = value.clone(),
+        }
+    }
+    file
+}
+
+#[test]
+fn what_contradicts_itself_in_a_file_is_said_and_taken_as_it_stands() {
+    let said = |more: Value| {
+        let file = file(more);
+        let mut situation = saved(&file, &file.to_string()).unwrap();
+        situation.decide();
+        (notes::on(&file), situation.asked[0].placement.is_some())
+    };
+    let claim = |node: &str, owner: &str, gpu: &str| serde_json::json!({"node": node, "owner": owner, "gpus": [gpu]});
+    let claims = |claims: Value| serde_json::json!({"/cluster": {"claims": claims}});
+    let none: Vec<String> = Vec::new();
+    assert_eq!(said(serde_json::json!({})), (none, true));
+    assert_eq!(
+        said(claims(serde_json::json!([claim("n3", "a", "GPU-1"), claim("n1", "b", "GPU-2")]))),
+        (
+            vec![
+                "the claim of \"a\" is on node \"n3\", which is not among cluster.nodes: it takes nothing".to_owned(),
+                "the claim of \"b\" is on GPU \"GPU-2\", which node \"n1\" does not have: that takes nothing"
+                    .to_owned(),
+            ],
+            true
+        )
+    );
+    assert_eq!(
+        said(claims(serde_json::json!([
+            claim("n1", "a", "GPU-1"),
+            claim("n2", "a", "GPU-2"),
+            claim("n2", "b", "GPU-2")
+        ]))),
+        (
+            vec![
+                "\"a\" has two claims; the last one counts".into(),
+                "GPU \"GPU-2\" is claimed by \"a\" and by \"b\"".into()
+            ],
+            false
+        )
+    );
+    let again = serde_json::json!({"node": {"name": "n1", "gpus": [{"uuid": "GPU-2", "index": 0, "product": "H100", "memoryBytes": 1, "pciBusId": "0"}]}});
+    assert_eq!(
+        said(serde_json::json!({"/cluster/nodes": again})).0,
+        [
+            "node \"n1\" is there twice; the last one counts",
+            "GPU \"GPU-2\" is on \"n2\" and on \"n1\": give each its own uuid",
+        ]
+    );
+    let off = |group: &str, node: &str| serde_json::json!({"group": group, "node": node, "exclusion": {"reason": "selector", "detail": "x"}});
+    assert_eq!(
+        said(serde_json::json!({
+            "/asked/0": {"verdicts": [off("w", "n9"), off("v", "n1")]},
+            "": {"jobs": [{"name": "demo/one", "gang": {"groups": []}, "owners": ["demo/one-0"]}]},
+        })),
+        (
+            vec![
+                "job \"demo/one\" has the owner \"demo/one-0\", which has no claim".into(),
+                "a verdict of \"demo/g\" rules out node \"n9\", which is not among cluster.nodes".into(),
+                "a verdict of \"demo/g\" is for group \"v\", which its gang does not have".into(),
+            ],
+            true
+        )
+    );
+}
+
+#[test]
+fn a_file_of_another_version_is_told_by_that_and_not_by_its_first_unknown_field() {
+    let mut file = file(serde_json::json!({"": {"news": 1}}));
+    let error = saved(&file, &file.to_string()).unwrap_err().to_string();
+    assert!(error.contains("news"), "{error}");
+    file["version"] = 2.into();
+    let error = saved(&file, &file.to_string()).unwrap_err().to_string();
+    assert!(error.starts_with("the file is of version 2 and this program reads version 1"), "{error}");
+}
