@@ -97,8 +97,11 @@ impl Situation {
             let path = error.path().to_string();
             let at = if path == "." { "the file".to_owned() } else { path };
             let why = error.inner().to_string();
-            // YAML's errors begin with the place, too.
-            let why = why.strip_prefix(&format!("{at}: ")).unwrap_or(&why).to_owned();
+            // YAML's errors begin with the place, too, or with what it is in.
+            let why = match why.split_once(": ") {
+                Some((place, why)) if at.starts_with(place) => why.to_owned(),
+                _ => why,
+            };
             Unreadable::Field { at, why }
         })?;
         if read.version == VERSION { Ok(read) } else { Err(Unreadable::Version(read.version)) }
