@@ -15,7 +15,7 @@ use crate::index::{Index, JobKey, Touched};
 use crate::lease::Term;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
-use crate::reconcile::{self, Action, Decision, Memo, Refusal, Settings};
+use crate::reconcile::{self, Action, Decision, Memo, Refusal, Settings, Verdict};
 use crate::watch::{Change, Kind, Seen};
 use crate::write::{Batch, Outcome, UnreadableStatus, Writer, created};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
@@ -427,10 +427,14 @@ impl Controller {
         for pod in &outcome.unknown {
             state.memo.asked.remove(pod);
         }
-        if let Some(verdict) = outcome.verdict {
-            state.memo.verdict = Some((outcome.generation, verdict));
+        let mut refused = outcome.refused;
+        match outcome.verdict {
+            // It ran once, so it is well formed: as after any refusal it waits until its pods are taken.
+            Some(Verdict::Refused(why)) if state.status.start_time.is_some() => refused = Some(why),
+            Some(verdict) => state.memo.verdict = Some((outcome.generation, verdict)),
+            None => {}
         }
-        match outcome.refused {
+        match refused {
             Some(message) => {
                 state.refusals += 1;
                 let pause = SignedDuration::from_secs(1 << state.refusals.min(6)).min(LONGEST_REFUSAL);

@@ -28,7 +28,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use slots::Slot;
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use weft_api::job::{Phase, Reason, condition};
+use weft_api::job::{Phase, Reason, WorkerStatus, condition};
 use weft_api::{GpuJob, GpuJobStatus, conditions};
 use weft_topology::Claim;
 
@@ -244,7 +244,13 @@ impl Work<'_> {
             if !self.is_second_try() {
                 return self.after_the_end();
             }
-            self.decision.status = GpuJobStatus::default();
+            // Whatever ran or ended before counts no more.
+            let mut workers = std::mem::take(&mut self.decision.status.workers);
+            for worker in &mut workers {
+                let WorkerStatus { rank, group, pod, attempt, .. } = std::mem::take(worker);
+                *worker = WorkerStatus { rank, group, pod, attempt: attempt + 1, ..WorkerStatus::default() };
+            }
+            self.decision.status = GpuJobStatus { workers, ..GpuJobStatus::default() };
         }
         self.decision.status.observed_generation = self.job.metadata.generation;
         self.decision.status.gpus = self.job.spec.gpus();

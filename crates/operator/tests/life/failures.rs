@@ -35,6 +35,28 @@ fn only_the_worker_whose_gpu_failed_is_started_elsewhere_and_no_retry_is_spent()
 }
 
 #[test]
+fn a_job_that_runs_waits_until_the_api_server_takes_its_pods_again_even_if_it_calls_them_invalid() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 4, json!({"failurePolicy": {"replace": "FailedWorkers", "maxRestarts": 9}})));
+    world.run();
+    let kept = world.pods[&PodKey::new("default", "g-w-0")].metadata.uid.clone();
+    (world.refuse_pods, world.refuses_as_invalid) = (Some("spec.containers[1].image: Required value".into()), true);
+    world.end("g-w-1", 1, "");
+    for _ in 0..30 {
+        world.step(1);
+        world.kubelet();
+    }
+    let status = world.status("g");
+    assert!(status.message.contains("spec.containers[1].image: Required value"), "{}", status.message);
+    assert_eq!((status.phase, world.is_running("g-w-0")), (Phase::Starting, true));
+    world.refuse_pods = None;
+    world.step(60);
+    world.run();
+    assert_eq!((world.status("g").phase, world.status("g").ready_summary.as_str()), (Phase::Running, "2/2"));
+    assert_eq!(world.pods[&PodKey::new("default", "g-w-0")].metadata.uid, kept, "the other worker ran on");
+}
+
+#[test]
 fn a_crash_that_follows_a_gpu_failure_is_not_blamed_on_the_worker() {
     let mut world = World::demo();
     world.submit("g", gang(1, 1, json!({})));

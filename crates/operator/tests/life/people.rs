@@ -4,7 +4,7 @@ use crate::condition_of;
 use crate::world::{World, gang};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
-use weft_api::job::{Phase, condition};
+use weft_api::job::{Phase, WorkerPhase, condition};
 use weft_operator::facts::PodKey;
 
 #[test]
@@ -181,6 +181,27 @@ fn the_new_templates_of_a_job_that_was_resumed_at_once_are_checked_before_its_wo
     world.run();
     assert_eq!((world.status("g").phase, world.pods.len()), (Phase::Failed, 0), "{}", world.status("g").message);
     assert_eq!(condition_of(&world, "g", condition::VALID), Some(("False".into(), "InvalidTemplate".into())));
+}
+
+#[test]
+fn a_job_that_was_refused_after_it_ran_starts_every_worker_anew_once_it_is_corrected() {
+    let mut world = World::demo();
+    world.submit("g", gang(2, 4, json!({"failurePolicy": {"replace": "FailedWorkers"}})));
+    world.run();
+    world.end("g-w-0", 0, "");
+    world.run();
+    assert_eq!(world.status("g").ready_summary, "2/2");
+    world.refuse_templates = Some("spec.groups[0].template: unknown field \"spec.imagee\"".into());
+    change_at_once(&mut world, "g", "i:2");
+    world.run();
+    assert_eq!(world.status("g").phase, Phase::Failed);
+    world.refuse_templates = None;
+    change_at_once(&mut world, "g", "i");
+    world.run();
+    let status = world.status("g");
+    assert_eq!((status.phase, images(&world)), (Phase::Running, vec!["i".to_owned(); 2]));
+    assert!(world.is_running("g-w-0") && world.is_running("g-w-1"), "also the one that had ended well");
+    assert!(status.workers.iter().all(|worker| worker.attempt > 0 && worker.phase == WorkerPhase::Ready));
 }
 
 #[test]

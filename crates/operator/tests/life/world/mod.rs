@@ -32,6 +32,8 @@ pub struct World {
     reports: BTreeMap<String, GpuNode>,
     /// What the API server answers to the creation of pods, if it refuses them.
     pub refuse_pods: Option<String>,
+    /// As invalid, and not for want of something.
+    pub refuses_as_invalid: bool,
     /// What it says about templates, if it refuses them.
     pub refuse_templates: Option<String>,
     /// Somebody corrects the templates just when the API server was asked about them.
@@ -99,6 +101,7 @@ impl World {
             nodes: BTreeMap::new(),
             reports: BTreeMap::new(),
             refuse_pods: None,
+            refuses_as_invalid: false,
             refuse_templates: None,
             is_corrected_while_asked: false,
             die_after: None,

@@ -288,7 +288,11 @@ impl World {
             return outcome.exist.push(key);
         }
         if let Some(why) = &self.refuse_pods {
-            outcome.refused = Some(why.clone());
+            if self.refuses_as_invalid {
+                outcome.verdict = Some(Verdict::Refused(why.clone()));
+            } else {
+                outcome.refused = Some(why.clone());
+            }
             return outcome.not_created.push(key);
         }
         self.next_uid += 1;
