@@ -22,6 +22,13 @@ pub(super) struct Question<'a> {
     pub(super) rules: Rules,
 }
 
+impl Question<'_> {
+    /// GPUs of so many workers of each group.
+    pub(super) fn gpus(&self, workers: &[u32]) -> u64 {
+        self.asks.iter().zip(workers).map(|(ask, &count)| u64::from(ask.group.gpus) * u64::from(count)).sum()
+    }
+}
+
 /// # Errors
 /// [`InvalidGang`] names what no cluster could satisfy.
 pub(super) fn question<'a>(cluster: &Cluster, gang: &'a Gang) -> Result<Question<'a>, InvalidGang> {

@@ -104,4 +104,12 @@ impl Place {
     pub(super) fn of(tree: &Tree, seat: u32, depth: usize) -> Self {
         tree.domain_of_seat(seat, depth).map_or(Self::Seat(seat), Self::Domain)
     }
+
+    /// The seats at or below it, in the order of the tree.
+    pub(super) fn seats(self, tree: &Tree) -> Vec<u32> {
+        match self {
+            Self::Domain(id) => tree.seats_below(id),
+            Self::Seat(id) => vec![id],
+        }
+    }
 }

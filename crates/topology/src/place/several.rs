@@ -5,13 +5,13 @@
 //! If nothing runs yet and some domain of a level has room for all, the optimum lies in one such domain, as for one group:
 //! it uses one domain at that level and at each above, and gives every group there what it prefers, and nothing has less.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::ask::Question;
 use super::joint::{GaveUp, Joint, Rooms, Splits, Stay};
 use super::ranks::Place;
-use super::room::{Ask, State};
+use super::room::State;
 use super::solve::{Found, Search, contains};
 use super::table::{Split, Spread, packed};
 use super::terms::Layout;
@@ -82,7 +82,7 @@ impl Search<'_> {
         let (question, order) = (self.question, &self.order);
         let mut joint =
             Joint::new(&self.start, question, &mut self.packer, rooms, layout, &stay, order, workers, self.steps);
-        let need: u64 = gpus(&question.asks, workers);
+        let need = question.gpus(workers);
         // Those that may be best first, until none left may be better.
         let mut open: Vec<(Vec<i64>, usize, Place)> = Vec::new();
         for (nth, &candidate) in candidates.iter().enumerate() {
@@ -142,7 +142,7 @@ impl Search<'_> {
         best: &mut Option<Splits>,
     ) {
         let stay = Stay::new();
-        let need = gpus(&self.question.asks, workers);
+        let need = self.question.gpus(workers);
         let roomy = candidates.iter().copied().filter(|&place| u64::from(free(&self.start, place)) >= need);
         let candidates: Vec<Place> = roomy.take(MOST_CANDIDATES).collect();
         for candidate in candidates {
@@ -211,26 +211,18 @@ impl Search<'_> {
         let led =
             asks.iter().enumerate().find_map(|(led, ask)| Some((led, ask.led.as_ref().filter(|l| l.by == group)?)));
         if let Some((led_group, led)) = led {
-            let mut counts = BTreeMap::new();
-            for &(seat, workers) in &splits[led_group] {
-                *counts.entry(Place::of(tree, seat, led.depth)).or_insert(0) += workers;
-            }
-            return Some(
-                counts.into_iter().map(|(place, workers)| (vec![place], workers.div_ceil(led.size))).collect(),
-            );
+            let mut seats = splits[led_group].clone();
+            seats.sort_by_cached_key(|&(seat, _)| tree.path(seat));
+            let counts = by_domain(tree, seats, led.depth).into_iter();
+            return Some(counts.map(|(place, workers)| (vec![place], workers.div_ceil(led.size))).collect());
         }
         let balanced = rules.balanced.iter().find(|rule| rule.group == group);
         let Some(rule) = balanced else { return Some(vec![(places, workers[group])]) };
-        let seats = self.rooms_of(state, candidate, group, splits);
+        let rooms = self.rooms_of(state, candidate, group, splits);
         let unit = asks[group].slices.first().map_or(1, |&(_, size)| size);
-        let mut domains = BTreeMap::new();
-        for &place in &places {
-            for (seat, &room) in seats.iter().enumerate().filter(|&(_, &room)| room > 0) {
-                if contains(tree, place, Place::Seat(seat as u32)) {
-                    *domains.entry(Place::of(tree, seat as u32, rule.depth)).or_insert(0) += room;
-                }
-            }
-        }
+        let within = |seat: &u32| places.iter().any(|&place| contains(tree, place, Place::Seat(*seat)));
+        let seats = candidate.seats(tree).into_iter().filter(within).map(|seat| (seat, rooms[seat as usize]));
+        let domains = by_domain(tree, seats, rule.depth);
         let most = |place: Place| rule.most.map_or(u32::MAX, |most| most.saturating_sub(rule.running(place)));
         let domains = domains.into_iter().map(|(place, room)| (place, room.min(most(place)) / unit)).collect();
         let parts = evenly(domains, workers[group] / unit)?;
@@ -241,10 +233,6 @@ impl Search<'_> {
     fn rooms_of(&self, state: &State<'_>, top: Place, group: usize, splits: &[Split]) -> Vec<u32> {
         let tree = state.tree;
         let mut rooms = vec![0; tree.seat_bound()];
-        let below = match top {
-            Place::Domain(id) => tree.seats_below(id),
-            Place::Seat(id) => vec![id],
-        };
         // Where others are, or run, that each rule keeps the group away from.
         let away: Vec<(usize, BTreeSet<Place>)> = self
             .question
@@ -258,7 +246,7 @@ impl Search<'_> {
                 (apart.depth, placed.chain(running.map(|(&place, _)| place)).collect())
             })
             .collect();
-        for seat in below {
+        for seat in top.seats(tree) {
             let kept_away = away.iter().any(|(depth, places)| places.contains(&Place::of(tree, seat, *depth)));
             if !kept_away {
                 rooms[seat as usize] = state.capacity(seat, &self.question.asks[group], self.eligible).unwrap_or(0);
@@ -302,7 +290,7 @@ fn free(state: &State<'_>, place: Place) -> u32 {
 fn least(state: &State<'_>, question: &Question<'_>, layout: &Layout, place: Place, workers: &[u32]) -> Vec<i64> {
     let tree = state.tree;
     let host = layout.used.len() - 1;
-    let need = gpus(&question.asks, workers) as i64;
+    let need = question.gpus(workers) as i64;
     let mut cost = vec![0; layout.width];
     layout.used.iter().for_each(|&at| cost[at] = 1);
     let (depth, mut inner) = match place {
@@ -345,10 +333,6 @@ fn least(state: &State<'_>, question: &Question<'_>, layout: &Layout, place: Pla
     cost
 }
 
-fn gpus(asks: &[Ask<'_>], workers: &[u32]) -> u64 {
-    asks.iter().zip(workers).map(|(ask, &count)| u64::from(ask.group.gpus) * u64::from(count)).sum()
-}
-
 /// The domains of a level that are, contain or are within a place; only `bound` if given.
 fn narrowed(tree: &Tree, place: Place, depth: usize, bound: Option<Place>) -> Vec<Place> {
     if let Some(bound) = bound {
@@ -367,6 +351,20 @@ fn narrowed(tree: &Tree, place: Place, depth: usize, bound: Option<Place>) -> Ve
         }
         _ => vec![place],
     }
+}
+
+/// Sums over seats by domain of a level, both in the order of the tree: what follows must not depend on numbers, which come
+/// from the order of events.
+fn by_domain(tree: &Tree, seats: impl IntoIterator<Item = (u32, u32)>, depth: usize) -> Vec<(Place, u32)> {
+    let mut sums: Vec<(Place, u32)> = Vec::new();
+    for (seat, count) in seats {
+        let place = Place::of(tree, seat, depth);
+        match sums.last_mut() {
+            Some((last, sum)) if *last == place => *sum = sum.saturating_add(count),
+            _ => sums.push((place, count)),
+        }
+    }
+    sums
 }
 
 /// `units` over the fewest domains, as evenly as their rooms let: the smallest that hold an even part.

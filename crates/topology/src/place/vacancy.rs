@@ -53,11 +53,7 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         let host = levels - 1;
         if !ask.slices.is_empty() {
             let mut seats = vec![0; state.tree.seat_bound()];
-            let below = match top {
-                Place::Domain(id) => state.tree.seats_below(id),
-                Place::Seat(id) => vec![id],
-            };
-            for id in below {
+            for id in top.seats(state.tree) {
                 seats[id as usize] = state.capacity(id, ask, eligible).unwrap_or(0);
             }
             return Self::known(state, ask, seats, levels, top);
@@ -272,10 +268,10 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         hosts
     }
 
-    /// The fewest GPUs that so many workers leave over on `hosts` nodes below a domain if no fewer have the room, or fewer.
-    pub(super) fn least_left(&self, id: u32, workers: u32, hosts: u32) -> u32 {
+    /// The fewest GPUs that workers leave over on `hosts` nodes below a domain if no fewer have the room, or fewer.
+    pub(super) fn least_left(&self, id: u32, hosts: u32) -> u32 {
         let group = self.ask.group;
-        if !bounded(self.ask) || workers == 0 || hosts == 0 {
+        if !bounded(self.ask) {
             return 0;
         }
         let by_free = &self.state.tree.domain(id).by_free;
@@ -306,10 +302,10 @@ impl<'s, 'a> Vacancy<'s, 'a> {
     /// Where the workers fit on one node below a domain: what they leave over at least on it, and then in each domain in
     /// between, the innermost first, as far as that is known.
     pub(super) fn least_left_on_one(&self, id: u32, workers: u32) -> (u32, impl Iterator<Item = u32>) {
-        let needed = self.ask.group.gpus * workers;
+        let needed = self.ask.group.gpus.saturating_mul(workers);
         let domain = self.state.tree.domain(id);
-        let nodes = domain.by_free.iter().zip(0..).skip(needed as usize);
-        let free = nodes.into_iter().find(|(nodes, _)| **nodes > 0).map(|(_, free)| free).filter(|_| bounded(self.ask));
+        let mut nodes = domain.by_free.iter().zip(0..).skip(needed as usize);
+        let free = nodes.find(|(nodes, _)| **nodes > 0).map(|(_, free)| free).filter(|_| bounded(self.ask));
         let between = free.and_then(|free| domain.tightest(free)).unwrap_or_default();
         (free.map_or(0, |free: u32| free - needed), between.iter().map(move |free| free - needed))
     }

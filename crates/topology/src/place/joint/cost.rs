@@ -5,10 +5,6 @@ use crate::place::ranks::Place;
 use crate::place::room::State;
 use crate::place::terms::Layout;
 
-pub(super) fn gpus(question: &Question<'_>, counts: &[u32]) -> i64 {
-    question.asks.iter().zip(counts).map(|(ask, &count)| i64::from(ask.group.gpus) * i64::from(count)).sum()
-}
-
 pub(super) fn add_domain(
     state: &State<'_>,
     question: &Question<'_>,
@@ -18,7 +14,7 @@ pub(super) fn add_domain(
     depth: usize,
     counts: &[u32],
 ) {
-    let gpus = gpus(question, counts);
+    let gpus = question.gpus(counts) as i64;
     let left = i64::from(state.free_below(id)) - gpus;
     cost[layout.used[depth]] += i64::from(!state.domain_is_used(id));
     let opened = i64::from(state.domain_is_idle(id) && left > 0 && gpus > 0);

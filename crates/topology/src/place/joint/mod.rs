@@ -39,16 +39,16 @@ pub(super) type Stay = BTreeMap<(usize, u32), u32>;
 
 /// One search.
 pub(super) struct Joint<'s, 'a> {
-    pub(super) state: &'s State<'a>,
-    pub(super) question: &'s Question<'a>,
-    pub(super) packer: &'s mut Packer,
-    pub(super) rooms: &'s Rooms,
-    pub(super) layout: &'s Layout,
-    pub(super) stay: &'s Stay,
+    state: &'s State<'a>,
+    question: &'s Question<'a>,
+    packer: &'s mut Packer,
+    rooms: &'s Rooms,
+    layout: &'s Layout,
+    stay: &'s Stay,
     /// Groups in the order in which they get GPUs on a node.
-    pub(super) order: &'s [usize],
+    order: &'s [usize],
     /// Workers of each group to be placed.
-    pub(super) full: &'s [u32],
+    full: &'s [u32],
     /// Steps that may still be made.
     pub(super) steps: u64,
     /// Whether all packings on nodes were proven best.

@@ -37,7 +37,8 @@ impl Rooms {
                 let room = state.capacity(seat, ask, eligible).unwrap_or(0).min(ask.missing.len() as u32);
                 seats[group][seat as usize] = room;
                 for domain in tree.ancestors(tree.parent_of_seat(seat)) {
-                    domains[group][domain as usize] += room;
+                    let sum = &mut domains[group][domain as usize];
+                    *sum = sum.saturating_add(room);
                 }
             }
             if filtered {

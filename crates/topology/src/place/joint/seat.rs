@@ -1,6 +1,6 @@
 //! What a node can hold of several groups.
 
-use super::cost::{add_groups, gpus};
+use super::cost::add_groups;
 use super::vectors::Table;
 use super::{GaveUp, Joint};
 use crate::place::ranks::Place;
@@ -98,7 +98,7 @@ impl Joint<'_, '_> {
             let stay = |(group, &count): (usize, &u32)| count.min(self.stay.get(&(group, id)).copied().unwrap_or(0));
             cost[at] = -counts.iter().enumerate().map(|one| i64::from(stay(one))).sum::<i64>();
         }
-        let gpus = gpus(self.question, counts);
+        let gpus = self.question.gpus(counts) as i64;
         let left = i64::from(self.state.free_on(id)) - gpus;
         cost[layout.used[depth]] = i64::from(!self.state.seat_is_used(id));
         cost[layout.opened[depth]] = i64::from(self.state.seat_is_idle(id) && left > 0 && gpus > 0);

@@ -84,7 +84,7 @@ impl<'s, 'a> Spread<'s, 'a> {
                             let left = self.vacancy.least_left_in_child(id, workers);
                             set(&mut bound, self.terms.left(at), i64::from(left));
                         }
-                        self.vacancy.least_left(id, workers, fewest)
+                        self.vacancy.least_left(id, fewest)
                     };
                     set(&mut bound, self.terms.left(levels - 1), i64::from(left));
                 }

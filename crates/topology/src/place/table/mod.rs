@@ -13,9 +13,12 @@
 
 mod bound;
 mod objective;
+mod order;
 mod search;
 
 pub(super) use objective::{Split, Terms, cost, packed};
+
+use order::Order;
 
 use super::Eligibility;
 use super::pack::Packer;
@@ -37,6 +40,8 @@ pub(super) struct Spread<'s, 'a> {
     pub(super) fewest: Vec<(u32, u32)>,
     /// Whether all that was found so far is proven best.
     pub(super) exact: bool,
+    /// Ties are broken by the order of the tree.
+    order: Order,
 }
 
 impl<'s, 'a> Spread<'s, 'a> {
@@ -73,7 +78,8 @@ impl<'s, 'a> Spread<'s, 'a> {
     ) -> Self {
         let begun = !ask.running.is_empty() || state.is_begun();
         let (rooms, fewest) = (Vec::new(), Vec::new());
-        Self { state, ask, packer, terms: Terms { levels }, vacancy, begun, rooms, fewest, exact: true }
+        let order = Order::of(state.tree, levels);
+        Self { state, ask, packer, terms: Terms { levels }, vacancy, begun, rooms, fewest, exact: true, order }
     }
 
     /// The most workers that a place can take.

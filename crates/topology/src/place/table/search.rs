@@ -9,9 +9,6 @@ use super::{Split, Spread};
 use crate::place::ranks::Place;
 use crate::tree::{BuildMixing, mix};
 
-/// Bits per level in the number by which places are ordered.
-const ORDER_BITS: u32 = 20;
-
 /// A place in the search: what anything in it costs at least, and its rank in the order of the tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
@@ -41,7 +38,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         for (nth, &place) in places.iter().enumerate() {
             if self.may_hold(place, level, workers) {
                 let bound = self.bound(&self.outside(place, workers), place, level, workers);
-                open.push(Reverse(Candidate { bound, order: ranked(0, 0, nth), place, nth: None }));
+                open.push(Reverse(Candidate { bound, order: self.order.ranked(0, 0, nth), place, nth: None }));
             }
         }
         let mut best: Option<(Vec<i64>, Split, u128)> = None;
@@ -103,7 +100,12 @@ impl<'s, 'a> Spread<'s, 'a> {
             let place = Place::Domain(child);
             if self.may_hold(place, level, workers) {
                 let bound = self.bound(above, place, level, workers);
-                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: look.and(Some(nth)) }));
+                open.push(Reverse(Candidate {
+                    bound,
+                    order: self.order.ranked(order, at, nth),
+                    place,
+                    nth: look.and(Some(nth)),
+                }));
                 last = look;
             }
         }
@@ -111,7 +113,7 @@ impl<'s, 'a> Spread<'s, 'a> {
             let place = Place::Seat(seat);
             if self.may_hold(place, level, workers) {
                 let bound = self.bound(above, place, level, workers);
-                open.push(Reverse(Candidate { bound, order: ranked(order, at, nth), place, nth: None }));
+                open.push(Reverse(Candidate { bound, order: self.order.ranked(order, at, nth), place, nth: None }));
             }
         }
     }
@@ -136,7 +138,7 @@ impl<'s, 'a> Spread<'s, 'a> {
         let Some(nth) = next.filter(|&nth| tree.domain(children[nth]).signature == tree.domain(id).signature) else {
             return;
         };
-        let order = ranked(order & !ranked(0, self.level(place), usize::MAX), self.level(place), nth);
+        let order = self.order.beside(order, self.level(place), nth);
         open.push(Reverse(Candidate { bound, order, place: Place::Domain(children[nth]), nth: Some(nth) }));
     }
 
@@ -227,13 +229,6 @@ impl<'s, 'a> Spread<'s, 'a> {
         let below = below.chain(domain.seats.iter().map(seat)).fold(0, u64::wrapping_add);
         mix(below ^ u64::from(domain.free))
     }
-}
-
-/// Where the nth child of a place comes in the order of the tree. Beyond six levels or a million children, ties between
-/// equally good domains are no longer broken by name.
-fn ranked(parent: u128, level: usize, nth: usize) -> u128 {
-    let shift = (u128::BITS - ORDER_BITS).saturating_sub(level as u32 * ORDER_BITS);
-    parent | (nth as u128 & ((1 << ORDER_BITS) - 1)) << shift
 }
 
 #[cfg(test)]
