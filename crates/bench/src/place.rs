@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::rivals::{Ask, Split, View, best_fit};
 
 /// Workers and GPUs of each.
-const GANGS: [(u32, u32); 5] = [(1, 1), (1, 8), (8, 8), (64, 8), (512, 8)];
+const GANGS: [(u32, u32); 7] = [(1, 1), (1, 8), (8, 8), (128, 1), (64, 2), (64, 8), (512, 8)];
 
 const SIZES: [usize; 2] = [5_000, 10_000];
 

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::Eligibility;
-use super::fewest::{LeastFree, enough};
+use super::fewest::{Least, LeastFree, Summed, enough, hosts, least_of_sets, left_on};
 use super::ranks::Place;
 use super::room::{Ask, State};
 use crate::tree::ROOT;
@@ -254,38 +254,27 @@ impl<'s, 'a> Vacancy<'s, 'a> {
         if !bounded(self.ask) || workers <= 1 {
             return u32::from(workers > 0);
         }
-        let mut rest = workers;
-        let mut hosts = 0;
-        for (free, &nodes) in self.state.tree.domain(id).by_free.iter().enumerate().rev() {
-            let room = free as u32 / self.ask.group.gpus;
-            if rest == 0 || room == 0 {
-                break;
-            }
-            let taken = rest.div_ceil(room).min(nodes);
-            hosts += taken;
-            rest = rest.saturating_sub(taken.saturating_mul(room));
-        }
-        hosts
+        hosts(&self.state.tree.domain(id).by_free, self.ask.group.gpus, workers)
     }
 
     /// The fewest GPUs that workers leave over on `hosts` nodes below a domain if no fewer have the room, or fewer.
     pub(super) fn least_left(&self, id: u32, hosts: u32) -> u32 {
-        let group = self.ask.group;
+        if bounded(self.ask) { left_on(&self.state.tree.domain(id).by_free, self.ask.group.gpus, hosts) } else { 0 }
+    }
+
+    /// What the workers use and leave over at least in the fewest domains right below a domain that have the room, two at least.
+    /// None where that is not known.
+    pub(super) fn least_of_sets(&self, id: u32, workers: u32) -> Option<Least> {
         if !bounded(self.ask) {
-            return 0;
+            return None;
         }
-        let by_free = &self.state.tree.domain(id).by_free;
-        // Each node used leaves at least what is no whole worker.
-        let (mut left, mut rest) = (0, hosts);
-        for over in 0..group.gpus {
-            let nodes = by_free.iter().skip((group.gpus + over) as usize).step_by(group.gpus as usize).sum();
-            let taken = rest.min(nodes);
-            (left, rest) = (left + taken * over, rest - taken);
-            if rest == 0 {
-                break;
-            }
-        }
-        left
+        let tree = self.state.tree;
+        let summed = |&child: &u32| {
+            let domain = tree.domain(child);
+            Summed { room: self.at_most(Place::Domain(child)), free: domain.free, by_free: &domain.by_free }
+        };
+        let children: Vec<Summed<'_>> = tree.domain(id).children.iter().map(summed).collect();
+        least_of_sets(&children, self.ask.group.gpus, workers)
     }
 
     /// What the workers leave over at least in the domain right below a domain that they are all in.

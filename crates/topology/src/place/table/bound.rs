@@ -1,6 +1,7 @@
 //! What a place costs at least, from sums alone.
 
 use super::Spread;
+use crate::place::fewest::Least;
 use crate::place::ranks::Place;
 use crate::tree::ROOT;
 
@@ -91,6 +92,24 @@ impl<'s, 'a> Spread<'s, 'a> {
             }
         }
         bound
+    }
+
+    /// The same of a domain of the level that is tried, from a closer look: which of the sets of domains right below it that have
+    /// the room costs least.
+    pub(super) fn closer(&self, bound: Bound, place: Place, workers: u32) -> Bound {
+        let Place::Domain(id) = place else { return bound };
+        let mut closer = bound;
+        let at = self.level(place);
+        if !self.begun
+            && at < self.terms.levels - 1
+            && let Some(Least { hosts, left_on_hosts, left }) = self.vacancy.least_of_sets(id, workers)
+        {
+            let host = self.terms.levels - 1;
+            let terms =
+                [(self.terms.used(host), hosts), (self.terms.left(host), left_on_hosts), (self.terms.left(at), left)];
+            terms.into_iter().for_each(|(term, value)| set(&mut closer, term, i64::from(value)));
+        }
+        closer.max(bound)
     }
 }
 

@@ -17,6 +17,15 @@ struct Candidate {
     place: Place,
     /// Which child of the domain above it is, if others that look alike come after it.
     nth: Option<usize>,
+    /// Whether the bound is from a closer look.
+    is_close: bool,
+}
+
+impl Candidate {
+    /// One that no others come after, with a bound from sums.
+    fn new(bound: Bound, order: u128, place: Place) -> Self {
+        Self { bound, order, place, nth: None, is_close: false }
+    }
 }
 
 /// What a domain costs at least, as far as that is known from others.
@@ -38,15 +47,23 @@ impl<'s, 'a> Spread<'s, 'a> {
         for (nth, &place) in places.iter().enumerate() {
             if self.may_hold(place, level, workers) {
                 let bound = self.bound(&self.outside(place, workers), place, level, workers);
-                open.push(Reverse(Candidate { bound, order: self.order.ranked(0, 0, nth), place, nth: None }));
+                open.push(Reverse(Candidate::new(bound, self.order.ranked(0, 0, nth), place)));
             }
         }
         let mut best: Option<(Vec<i64>, Split, u128)> = None;
         let mut floors = Floors::default();
         while let Some(Reverse(candidate)) = open.pop() {
-            let Candidate { bound, order, place, nth } = candidate;
+            let Candidate { bound, order, place, nth, is_close } = candidate;
             if best.as_ref().is_some_and(|(cost, ..)| bound > self.compared(cost)) {
                 break;
+            }
+            // To look closer takes longer, and solving takes much longer than that.
+            if !is_close && self.level(place) == level {
+                let closer = self.closer(bound, place, workers);
+                if closer > bound {
+                    open.push(Reverse(Candidate { bound: closer, is_close: true, ..candidate }));
+                    continue;
+                }
             }
             let floor = self.floor(place, bound, level, workers, &mut floors);
             if let Floor::Cost(cost) = &floor
@@ -100,12 +117,8 @@ impl<'s, 'a> Spread<'s, 'a> {
             let place = Place::Domain(child);
             if self.may_hold(place, level, workers) {
                 let bound = self.bound(above, place, level, workers);
-                open.push(Reverse(Candidate {
-                    bound,
-                    order: self.order.ranked(order, at, nth),
-                    place,
-                    nth: look.and(Some(nth)),
-                }));
+                let candidate = Candidate::new(bound, self.order.ranked(order, at, nth), place);
+                open.push(Reverse(Candidate { nth: look.and(Some(nth)), ..candidate }));
                 last = look;
             }
         }
@@ -113,7 +126,7 @@ impl<'s, 'a> Spread<'s, 'a> {
             let place = Place::Seat(seat);
             if self.may_hold(place, level, workers) {
                 let bound = self.bound(above, place, level, workers);
-                open.push(Reverse(Candidate { bound, order: self.order.ranked(order, at, nth), place, nth: None }));
+                open.push(Reverse(Candidate::new(bound, self.order.ranked(order, at, nth), place)));
             }
         }
     }
@@ -139,7 +152,8 @@ impl<'s, 'a> Spread<'s, 'a> {
             return;
         };
         let order = self.order.beside(order, self.level(place), nth);
-        open.push(Reverse(Candidate { bound, order, place: Place::Domain(children[nth]), nth: Some(nth) }));
+        let candidate = Candidate::new(bound, order, Place::Domain(children[nth]));
+        open.push(Reverse(Candidate { nth: Some(nth), ..candidate }));
     }
 
     /// Whether what looks the same need not be looked at twice: signatures know nothing of slices, nor of what the gang has
@@ -298,6 +312,10 @@ mod tests {
                         let known = least_free.map(|free| free.of(workers));
                         let closer = spread.bound_with(&spread.outside(top, workers), top, level, workers, known);
                         prop_assert!(bound <= closer, "{:?}, level {}: {:?}", top, level, bound);
+                        let closest = spread.closer(bound, top, workers);
+                        if let (Some((cost, _)), true) = (&found, spread.level(top) == level) {
+                            prop_assert!(closest <= spread.compared(cost), "{:?}, level {}: {:?}", top, level, closest);
+                        }
                         if let Some((cost, _)) = found {
                             prop_assert!(closer <= spread.compared(&cost), "{:?}, level {}: {:?}", top, level, closer);
                         }
