@@ -132,6 +132,27 @@ pub enum NoChoice {
 /// # Errors
 /// [`NoChoice`] says which of the ways in which it cannot be it was, with the counts.
 pub fn choose(node: &Node, free: GpuSet, must: GpuSet, avoid: GpuSet, count: usize) -> Result<Choice, NoChoice> {
+    let usable = usable(node, free, must, count)?;
+    let question = Question::new(usable, must, avoid, count);
+    let wiring = node.wiring();
+    let (gpus, exact) = match wiring.tables() {
+        Some(tables) => (question.best(tables), true),
+        None => (question.good(wiring), question.pick == question.pool.len() || question.pick == 0),
+    };
+    let rest_worth = worth(wiring, question.rest(gpus));
+    Ok(Choice {
+        gpus,
+        wires: wiring.within(gpus),
+        weakest: wiring.weakest(gpus),
+        rest_worth,
+        avoided: gpus.intersection(avoid),
+        considered: binomial(question.pool.len(), question.pick),
+        exact,
+    })
+}
+
+/// The free GPUs on which work may be put, if `count` of them can be had with `must` among them.
+pub(crate) fn usable(node: &Node, free: GpuSet, must: GpuSet, count: usize) -> Result<GpuSet, NoChoice> {
     let usable = free.intersection(node.healthy());
     if !must.is_subset(usable) {
         return Err(NoChoice::MustNotUsable { node: node.name().clone(), gpus: must.difference(usable) });
@@ -149,22 +170,7 @@ pub fn choose(node: &Node, free: GpuSet, must: GpuSet, avoid: GpuSet, count: usi
             unhealthy: node.gpus().len() - node.healthy().len(),
         });
     }
-    let question = Question::new(usable, must, avoid, count);
-    let wiring = node.wiring();
-    let (gpus, exact) = match wiring.tables() {
-        Some(tables) => (question.best(tables), true),
-        None => (question.good(wiring), question.pick == question.pool.len() || question.pick == 0),
-    };
-    let rest_worth = worth(wiring, question.rest(gpus));
-    Ok(Choice {
-        gpus,
-        wires: wiring.within(gpus),
-        weakest: wiring.weakest(gpus),
-        rest_worth,
-        avoided: gpus.intersection(avoid),
-        considered: binomial(question.pool.len(), question.pick),
-        exact,
-    })
+    Ok(usable)
 }
 
 /// The mean over k = 2 … of what sets of k out of `rest` can have in wires; beyond the tables, the wires within `rest`.
@@ -191,15 +197,15 @@ fn sizes(rest: GpuSet) -> u64 {
 
 /// A request in its simplest form: `fixed` is in the answer, `pick` more come out of `pool`, `kept` is what the rest is
 /// counted from.
-struct Question {
-    fixed: GpuSet,
-    pool: GpuSet,
-    pick: usize,
+pub(crate) struct Question {
+    pub(crate) fixed: GpuSet,
+    pub(crate) pool: GpuSet,
+    pub(crate) pick: usize,
     kept: GpuSet,
 }
 
 impl Question {
-    fn new(usable: GpuSet, must: GpuSet, avoid: GpuSet, count: usize) -> Self {
+    pub(crate) fn new(usable: GpuSet, must: GpuSet, avoid: GpuSet, count: usize) -> Self {
         let open = usable.difference(avoid).difference(must);
         let pick = count - must.len();
         if open.len() >= pick {

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  NodeFacts ──Node::new──▶ Node ──────────────choose──▶ Choice     | NoChoice
+//!                            ├───────────────────share───▶ Shared     | NoChoice     (parts of GPUs)
 //!                            │
 //!                            └─▶ Cluster ──────place───▶ Placement  | NoPlacement
 //! ```
@@ -108,6 +109,7 @@ mod pages;
 pub mod place;
 mod resources;
 mod seat;
+pub mod share;
 mod shared;
 pub mod situation;
 mod stock;
@@ -129,6 +131,7 @@ pub use place::rings::{Ring, Rings};
 pub use place::{Eligibility, Placement, Preference, Term, Worker, place, place_if_room, place_where};
 pub use resources::Resources;
 pub use seat::Seat;
+pub use share::{Load, Shared, Sharing, share, share_out};
 pub use situation::{Asked, Rules, Situation, Unreadable, VERSION, Verdict};
 pub use what_if::{Addition, Running, smallest_addition};
 pub use why::{Best, Excluded, Exclusion, NoPlacement, NoRoom};
