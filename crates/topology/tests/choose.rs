@@ -3,6 +3,9 @@
 
 mod machines;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use machines::{bridged, dgx1, gpu, hgx2, node, nvswitch8, pcie, set};
 use proptest::prelude::*;
 use weft_topology::{
@@ -368,98 +371,138 @@ fn a_node_survives_being_stored() {
     assert_eq!(serde_json::from_str::<Node>(&text).unwrap(), unknown);
 }
 
-/// Any wires at all between `n` GPUs, reported in both directions, which need not agree.
-fn wirings(most: u32) -> impl Strategy<Value = Node> {
+/// Any wires at all between so many GPUs, reported in both directions, which need not agree.
+fn wirings(sizes: std::ops::RangeInclusive<u32>) -> impl Strategy<Value = Node> {
     let wire = prop_oneof![
         4 => (0usize..7).prop_map(|path| Wire::over(Path::ALL[path])),
         2 => (1u8..5, 0usize..7).prop_map(|(links, path)| Wire::nvlink(links, Path::ALL[path])),
         1 => Just(Wire::nvswitch(18, Path::SameNuma)),
     ];
-    (1..=most, prop::collection::vec(prop::option::weighted(0.95, wire), (most * most) as usize)).prop_map(
-        |(n, wires)| {
-            let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
-            let links =
-                pairs.zip(wires).filter_map(|((from, to), wire)| Some(Link { from, to, wire: wire? })).collect();
-            let gpus = (0..n).map(|i| gpu("n", i, (i % 3 > 0).then_some(i % 2))).collect();
-            Node::new(NodeFacts { name: "n".into(), gpus, links, ..Default::default() }).unwrap()
-        },
-    )
+    let pairs = (sizes.end() * sizes.end()) as usize;
+    (sizes, prop::collection::vec(prop::option::weighted(0.95, wire), pairs)).prop_map(|(n, wires)| {
+        let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
+        let links = pairs.zip(wires).filter_map(|((from, to), wire)| Some(Link { from, to, wire: wire? })).collect();
+        let gpus = (0..n).map(|i| gpu("n", i, (i % 3 > 0).then_some(i % 2))).collect();
+        Node::new(NodeFacts { name: "n".into(), gpus, links, ..Default::default() }).unwrap()
+    })
 }
 
-/// Pₖ by its definition: try every way to cut disjoint sets of k out of `rest`.
-fn packing(wiring: &Wiring, rest: GpuSet, k: usize, sets: usize) -> u64 {
-    if sets == 0 {
-        return 0;
+/// Pₖ by its definition, trying every way to cut disjoint sets of k out of GPUs, each once.
+struct Packings<'a> {
+    wiring: &'a Wiring,
+    known: RefCell<HashMap<(u64, usize, usize), u64>>,
+}
+
+impl<'a> Packings<'a> {
+    fn new(wiring: &'a Wiring) -> Self {
+        Self { wiring, known: RefCell::default() }
     }
-    subsets(rest, k)
-        .map(|set| {
-            // Sets may be taken in any order: only those above the first one's lowest GPU are left to try.
-            let above = GpuSet::from_bits(rest.bits() & !((2u64 << set.lowest().unwrap()) - 1));
-            let others = above.difference(set);
-            if others.len() < k * (sets - 1) {
-                0
-            } else {
-                u64::from(wiring.within(set)) + packing(wiring, others, k, sets - 1)
-            }
-        })
-        .max()
-        .unwrap_or(0)
+
+    /// The most wires that so many disjoint sets of k out of `rest` have.
+    fn most(&self, rest: GpuSet, k: usize, sets: usize) -> u64 {
+        let Some(lowest) = rest.lowest().filter(|_| sets > 0) else { return 0 };
+        if let Some(&known) = self.known.borrow().get(&(rest.bits(), k, sets)) {
+            return known;
+        }
+        // The lowest GPU is in one of the sets, or in none.
+        let others = rest.difference(set(&[lowest]));
+        let with = |set: GpuSet| u64::from(self.wiring.within(set)) + self.most(rest.difference(set), k, sets - 1);
+        let with = subsets(others, k - 1).map(|companions| with(companions.union(set(&[lowest])))).max();
+        let without = (others.len() >= k * sets).then(|| self.most(others, k, sets));
+        let most = with.max(without).unwrap();
+        self.known.borrow_mut().insert((rest.bits(), k, sets), most);
+        most
+    }
+
+    /// The sum over all later request sizes.
+    fn worth(&self, rest: GpuSet) -> u64 {
+        (2..=rest.len()).map(|k| self.most(rest, k, rest.len() / k)).sum()
+    }
+
+    /// The documented score, times four and the number of later request sizes to stay with whole numbers.
+    fn score(&self, chosen: GpuSet, rest: GpuSet) -> u64 {
+        let sizes = rest.len().saturating_sub(1).max(1) as u64;
+        5 * u64::from(self.wiring.within(chosen)) * sizes + 4 * self.worth(rest)
+    }
 }
 
 fn subsets(of: GpuSet, size: usize) -> impl Iterator<Item = GpuSet> {
-    (0..=of.bits()).map(GpuSet::from_bits).filter(move |set| set.is_subset(of) && set.len() == size)
+    // Counting down by one within the bits of `of` meets all of its subsets.
+    let mut next = Some(of.bits());
+    let all = std::iter::from_fn(move || {
+        let set = next?;
+        next = (set > 0).then(|| (set - 1) & of.bits());
+        Some(GpuSet::from_bits(set))
+    });
+    all.filter(move |set| set.len() == size)
 }
 
-/// The documented score, times four and the number of later request sizes to stay with whole numbers.
-fn score(wiring: &Wiring, chosen: GpuSet, rest: GpuSet) -> u64 {
-    let sizes = rest.len().saturating_sub(1).max(1) as u64;
-    let later: u64 = (2..=rest.len()).map(|k| packing(wiring, rest, k, rest.len() / k)).sum();
-    5 * u64::from(wiring.within(chosen)) * sizes + 4 * later
+/// Any wirings of so many GPUs; which of them are free, must be included, are to be avoided and are sick; how many are asked for.
+type Asked = (Node, (u64, u64, u64, u64), usize);
+
+fn asked(sizes: std::ops::RangeInclusive<u32>) -> impl Strategy<Value = Asked> {
+    let most = *sizes.end() as usize;
+    let some = || 0u64..1 << most;
+    let free = prop_oneof![some(), Just(u64::MAX)];
+    (wirings(sizes), (free, some(), some(), some()), 0..=most)
+}
+
+/// Asks, and compares with all other sets that there are.
+fn none_scores_higher((mut node, (free, must, avoid, sick), count): Asked) -> Result<(), TestCaseError> {
+    for i in GpuSet::from_bits(sick & sick >> 3).intersection(node.all()).iter() {
+        node = node.with_health(&format!("GPU-n-{i}"), Health::unhealthy("XID 79")).unwrap();
+    }
+    let free = GpuSet::from_bits(free).intersection(node.all());
+    let usable = free.intersection(node.healthy());
+    let must = GpuSet::from_bits(must & must >> 1 & must >> 2).intersection(usable);
+    let avoid = GpuSet::from_bits(avoid & avoid >> 2);
+    let answer = choose(&node, free, must, avoid, count);
+    let candidates: Vec<_> = subsets(usable, count).filter(|set| must.is_subset(*set)).collect();
+    let Some(least) = candidates.iter().map(|set| set.intersection(avoid).len()).min() else {
+        prop_assert!(answer.is_err());
+        return Ok(());
+    };
+    // As few of those to avoid as can be; if more than `must` brings, all others are in already.
+    let forced = least > must.intersection(avoid).len();
+    let kept = if forced { usable } else { usable.difference(avoid) };
+    let packings = Packings::new(node.wiring());
+    let value = |set: GpuSet| packings.score(set, kept.difference(set));
+    let best = candidates.iter().filter(|set| set.intersection(avoid).len() == least).copied();
+    let considered = best.clone().count() as u64;
+    // Highest score; among equals, the set whose positions come first.
+    let best = best.max_by_key(|&set| (value(set), std::cmp::Reverse(set.iter().collect::<Vec<_>>()))).unwrap();
+    let choice = answer.unwrap();
+    prop_assert_eq!(choice.gpus, best, "score {} against {}", value(choice.gpus), value(best));
+    prop_assert!(choice.exact);
+    prop_assert_eq!(choice.wires, node.wiring().within(best));
+    prop_assert_eq!(choice.avoided, best.intersection(avoid));
+    prop_assert_eq!(choice.considered, considered);
+    let rest = kept.difference(best);
+    let later = packings.worth(rest);
+    prop_assert_eq!(u64::from(choice.rest_worth), later / rest.len().saturating_sub(1).max(1) as u64);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn of_nine_and_ten_gpus_no_other_set_scores_higher(asked in asked(9..=10)) {
+        none_scores_higher(asked)?;
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_other_set_scores_higher(
-        node in wirings(8), free in 0u64..256, must in 0u64..256, avoid in 0u64..256, sick in 0u64..256, count in 0usize..=8,
-    ) {
-        let mut node = node;
-        for i in GpuSet::from_bits(sick & sick >> 3).intersection(node.all()).iter() {
-            node = node.with_health(&format!("GPU-n-{i}"), Health::unhealthy("XID 79")).unwrap();
-        }
-        let free = GpuSet::from_bits(free).intersection(node.all());
-        let usable = free.intersection(node.healthy());
-        let must = GpuSet::from_bits(must & must >> 1 & must >> 2).intersection(usable);
-        let avoid = GpuSet::from_bits(avoid & avoid >> 2);
-        let answer = choose(&node, free, must, avoid, count);
-        let candidates: Vec<_> = subsets(usable, count).filter(|set| must.is_subset(*set)).collect();
-        let Some(least) = candidates.iter().map(|set| set.intersection(avoid).len()).min() else {
-            prop_assert!(answer.is_err());
-            return Ok(());
-        };
-        // As few of those to avoid as can be; if more than `must` brings, all others are in already.
-        let forced = least > must.intersection(avoid).len();
-        let kept = if forced { usable } else { usable.difference(avoid) };
-        let value = |set: GpuSet| score(node.wiring(), set, kept.difference(set));
-        let best = candidates.iter().filter(|set| set.intersection(avoid).len() == least).copied();
-        let considered = best.clone().count() as u64;
-        // Highest score; among equals, the set whose positions come first.
-        let best = best.max_by_key(|&set| (value(set), std::cmp::Reverse(set.iter().collect::<Vec<_>>()))).unwrap();
-        let choice = answer.unwrap();
-        prop_assert_eq!(choice.gpus, best, "score {} against {}", value(choice.gpus), value(best));
-        prop_assert!(choice.exact);
-        prop_assert_eq!(choice.wires, node.wiring().within(best));
-        prop_assert_eq!(choice.avoided, best.intersection(avoid));
-        prop_assert_eq!(choice.considered, considered);
-        let rest = kept.difference(best);
-        let later: u64 = (2..=rest.len()).map(|k| packing(node.wiring(), rest, k, rest.len() / k)).sum();
-        prop_assert_eq!(u64::from(choice.rest_worth), later / rest.len().saturating_sub(1).max(1) as u64);
+    fn no_other_set_scores_higher(asked in asked(1..=8)) {
+        none_scores_higher(asked)?;
     }
 
     #[test]
     fn beyond_the_tables_a_choice_is_never_worse_than_the_average_set(
-        node in wirings(22).prop_filter("large", |node| node.gpus().len() > 16), free in any::<u64>(), count in 1usize..=8,
+        node in wirings(17..=22), free in any::<u64>(), count in 1usize..=8,
     ) {
         let free = GpuSet::from_bits(free).intersection(node.all());
         match choose(&node, free, NONE, NONE, count) {
@@ -481,7 +524,7 @@ proptest! {
 
     #[test]
     fn beyond_the_tables_no_swap_makes_a_choice_better(
-        node in wirings(22).prop_filter("large", |node| node.gpus().len() > 16),
+        node in wirings(17..=22),
         free in any::<u64>(), must in any::<u64>(), avoid in any::<u64>(), count in 0usize..=12,
     ) {
         let free = GpuSet::from_bits(free | free >> 7).intersection(node.all());
@@ -509,7 +552,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_in_which_facts_come_does_not_matter(node in wirings(8), seed in any::<u64>(), count in 1usize..=3) {
+    fn the_order_in_which_facts_come_does_not_matter(node in wirings(1..=8), seed in any::<u64>(), count in 1usize..=3) {
         let mut facts = NodeFacts::from(node.clone());
         // A rotation of the GPUs, with links renumbered, and links in reverse.
         let n = facts.gpus.len();
