@@ -193,6 +193,62 @@ fn a_waiting_gang_and_a_mover_are_placed_at_once_where_one_after_the_other_fails
     }
 }
 
+#[test]
+fn at_once_with_movers_a_waiting_gang_still_is_in_one_domain_of_its_level() {
+    let mut cluster = zones_and_racks();
+    for (name, rack) in [("a", "r0"), ("b", "r0"), ("c", "r1"), ("d", "r0"), ("e", "r0")] {
+        cluster.upsert(member(pcie(name, 4), &[("zone", "z"), ("rack", rack)]));
+    }
+    block(&mut cluster, "a", &[3]);
+    ["b", "c", "d", "e"].iter().for_each(|name| block(&mut cluster, name, &[0, 1, 2]));
+    let first = hold(&mut cluster, "first", None, &[("a", &[0])]);
+    // It would rather stay in r0, where its other worker is; but for that, the waiting gang would have to be in two racks.
+    let mut second = hold(&mut cluster, "second", None, &[("d", &[3]), ("e", &[3])]);
+    second.gang.groups[0].preferred = Some("rack".into());
+    let groups = vec![Group::new("large", 1, 3), Group::new("small", 1, 1)];
+    let waiting = Gang { groups, required: Some("rack".into()), ..Default::default() };
+    let asked = |running: Option<&Running>, group: &Group, node: &NodeName| {
+        let job = running.map_or(group.name.as_str(), |running| running.name.as_str());
+        // The waiting gang takes b first, and there is no other place for the first job.
+        match (job, node.as_str()) {
+            ("first", "b") | ("second", _) | ("large", _) => Ok(()),
+            ("small", node) if node != "d" => Ok(()),
+            _ => Err(Exclusion::Selector { detail: "x=y".into() }),
+        }
+    };
+    let plan = defragment(&cluster, &[first, second], &waiting, &asked).unwrap();
+    let moves: Vec<_> = plan.moves.iter().map(|one| (one.job.as_str(), one.from.as_str(), one.to.as_str())).collect();
+    assert_eq!(moves, [("first", "a", "b"), ("second", "e", "c")], "{plan}");
+    let nodes: Vec<_> = plan.placement.workers.iter().map(|worker| worker.node.as_str()).collect();
+    assert_eq!((nodes, plan.fewest), (vec!["a", "e"], true), "{plan}");
+}
+
+#[test]
+fn at_once_with_a_mover_a_waiting_gang_does_not_go_where_that_one_takes_the_cores() {
+    let mut cluster = zones_and_racks();
+    for name in ["a", "b", "e"] {
+        cluster.upsert(member(pcie(name, 4), &[("zone", "z"), ("rack", "r")]));
+    }
+    block(&mut cluster, "a", &[3]);
+    block(&mut cluster, "b", &[0, 1]);
+    block(&mut cluster, "e", &[0, 1]);
+    let cores = Resources::new().with("cpu", 40_000);
+    let mut job = hold(&mut cluster, "job", None, &[("a", &[0])]);
+    job.gang.groups[0].resources = cores.clone();
+    let small = Group { resources: cores, ..Group::new("small", 1, 1) };
+    let waiting = Gang { groups: vec![Group::new("large", 1, 3), small], ..Default::default() };
+    // Only on b is the job let in, where the waiting gang would go first. There are GPUs for both on b, and cores for one.
+    let asked = |running: Option<&Running>, _: &Group, node: &NodeName| match running.is_none() || node.as_str() == "b"
+    {
+        true => Ok(()),
+        false => Err(Exclusion::Selector { detail: "x=y".into() }),
+    };
+    let plan = defragment(&cluster, &[job], &waiting, &asked).unwrap();
+    assert_eq!((plan.moves.len(), plan.moves[0].to.as_str()), (1, "b"), "{plan}");
+    let nodes: Vec<_> = plan.placement.workers.iter().map(|worker| worker.node.as_str()).collect();
+    assert_eq!(nodes, ["a", "e"], "{plan}");
+}
+
 /// NVLink is looked for on nodes of more GPUs than are tabled, so that a failure proves nothing.
 fn beyond_the_tables() -> (Cluster, Gang) {
     let mut cluster = zones_and_racks();
@@ -220,6 +276,27 @@ fn nothing_is_proven_by_attempts_that_proved_nothing() {
     ];
     let plan = defragment(&cluster, &jobs, &waiting, &anyone).unwrap();
     assert_eq!((plan.moves.len(), plan.fewest), (1, false), "{plan}");
+}
+
+#[test]
+fn that_no_fewer_move_is_not_claimed_where_sets_were_refused_without_proof() {
+    // Of two groups that need wires, nothing is proven once workers of both have no place; of one, it is.
+    for smalls in [2, 3] {
+        let mut cluster = zones_and_racks();
+        for (name, gpus) in [("n0", 4), ("n1", 2), ("n2", 2), ("n3", 2)] {
+            let machine = node(name, gpus, |_, _| Wire::nvswitch(18, Path::SameNuma));
+            cluster.upsert(member(machine, &[("zone", "z"), ("rack", "r")]));
+        }
+        let at: [(&str, &[u32]); 3] = [("n0", &[0, 1]), ("n0", &[2, 3]), ("n3", &[0, 1])];
+        let mut running = hold(&mut cluster, "job", None, &at[..smalls]);
+        running.gang.groups.push(Group::new("large", 1, 4));
+        running.gang.groups.iter_mut().for_each(|group| group.joined_by = Some(Joined::Nvlink));
+        let Err(NoPlacement::NoRoom(why)) = place(&cluster, &running.gang) else { panic!("there is room") };
+        assert!(why.proven, "with nobody moved it is one group");
+        let moved = replace(&cluster, &running, &every_node).unwrap();
+        let movers: Vec<u32> = moved.movers.iter().map(|mover| mover.index).collect();
+        assert_eq!((movers, moved.fewest), (vec![0, 1], false), "{moved}");
+    }
 }
 
 #[test]
