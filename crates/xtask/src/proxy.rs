@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
+use ureq::http;
 
 /// A running `kubectl proxy`; ended when this is dropped.
 pub struct Proxy {
@@ -50,18 +51,50 @@ impl Proxy {
 
     /// The object at an API path, or `None` where there is none.
     pub fn find(&self, path: &str) -> Result<Option<Value>> {
-        let mut answer =
-            self.agent.get(format!("{}{path}", self.base)).call().with_context(|| format!("GET {path}"))?;
-        let body = answer.body_mut().with_config().limit(64 << 20).read_to_string()?;
-        match answer.status().as_u16() {
-            200 => Ok(Some(serde_json::from_str(&body)?)),
-            404 => Ok(None),
-            code => bail!("GET {path}: {code}: {body}"),
+        match self.ask("GET", path, "")? {
+            (200, body) => Ok(Some(serde_json::from_str(&body)?)),
+            (404, _) => Ok(None),
+            (code, body) => bail!("GET {path}: {code}: {body}"),
         }
     }
 
     pub fn get(&self, path: &str) -> Result<Value> {
         self.find(path)?.ok_or_else(|| anyhow!("GET {path}: not found"))
+    }
+
+    /// Changes something. Returns the API server's answer: for most requests the object as it is now.
+    pub fn change(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        match self.ask(method, path, &body.to_string())? {
+            (200..300, body) => Ok(serde_json::from_str(&body)?),
+            (code, body) => {
+                let status = serde_json::from_str::<Value>(&body).unwrap_or_default();
+                bail!("{method} {path}: {code}: {}", status["message"].as_str().unwrap_or(&body));
+            }
+        }
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+        let form = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let said = || format!("{method} {path}");
+        let answer = if body.is_empty() {
+            self.agent.run(request.body(())?)
+        } else {
+            self.agent.run(request.header("content-type", form).body(body)?)
+        };
+        let mut answer = answer.with_context(said)?;
+        let text = answer.body_mut().with_config().limit(64 << 20).read_to_string().with_context(said)?;
+        Ok((answer.status().as_u16(), text))
+    }
+
+    /// The lines of an answer that goes on, such as a watch.
+    pub fn follow(&self, path: &str) -> Result<impl BufRead + Send + use<>> {
+        let request = self.agent.get(format!("{}{path}", self.base)).config().timeout_global(None).build();
+        let answer = request.call().with_context(|| format!("GET {path}"))?;
+        if answer.status().as_u16() != 200 {
+            bail!("GET {path}: {}", answer.status());
+        }
+        Ok(BufReader::new(answer.into_body().into_reader()))
     }
 }
 
