@@ -7,6 +7,7 @@ mod demo;
 mod images;
 mod process;
 mod progress;
+mod proxy;
 mod sim;
 mod test;
 mod tools;

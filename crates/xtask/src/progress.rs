@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::IsTerminal,
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -15,8 +16,10 @@ use crate::process;
 /// Without a terminal, the same work says something new no more often than this, and no less often either.
 const PLAIN_NEWS: Duration = Duration::from_secs(8);
 
-/// Shows progress on standard output (steps) and, in a terminal, on lines that move.
+/// Shows progress: steps, and in a terminal also lines that move.
 pub struct Console {
+    /// Steps go to standard error, for standard output is for something else.
+    aside: bool,
     bars: Option<MultiProgress>,
     work: Mutex<BTreeMap<String, Shown>>,
 }
@@ -29,7 +32,17 @@ enum Shown {
 
 impl Console {
     pub fn new() -> Self {
-        Self { bars: process::interactive().then(MultiProgress::new), work: Mutex::default() }
+        Self { aside: false, bars: process::interactive().then(MultiProgress::new), work: Mutex::default() }
+    }
+
+    /// On standard error alone.
+    pub fn aside() -> Self {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Self { aside: true, bars, work: Mutex::default() }
+    }
+
+    fn line(&self, text: &str) {
+        if self.aside { eprintln!("  {text}") } else { println!("  {text}") }
     }
 
     fn work(&self) -> MutexGuard<'_, BTreeMap<String, Shown>> {
@@ -43,7 +56,7 @@ impl Progress for Console {
         match &self.bars {
             // A terminal that is gone is no reason to stop the work.
             Some(bars) => bars.println(format!("  {text}")).unwrap_or_default(),
-            None => println!("  {text}"),
+            None => self.line(text),
         }
     }
 
@@ -70,7 +83,7 @@ impl Progress for Console {
             && last.elapsed() >= PLAIN_NEWS
         {
             *last = Instant::now();
-            println!("  … {what}: {detail}");
+            self.line(&format!("… {what}: {detail}"));
         }
     }
 

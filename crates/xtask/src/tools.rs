@@ -57,15 +57,15 @@ pub fn build_simulator() -> Result<PathBuf> {
     Ok(target_folder().join("debug/weft-sim"))
 }
 
-/// Builds the benchmarks optimised and returns the path of `weft-bench`. cargo speaks on standard error, so that standard
-/// output is the benchmark's alone.
-pub fn build_bench() -> Result<PathBuf> {
-    let status = cargo().args(["build", "--locked", "--release", "-p", "weft-bench"]).status();
+/// Builds the program of a package optimised and returns its path. cargo speaks on standard error, so that standard output is
+/// the benchmark's alone.
+pub fn build_optimised(program: &str) -> Result<PathBuf> {
+    let status = cargo().args(["build", "--locked", "--release", "-p", program]).status();
     let status = status.context("cannot start cargo")?;
     if !status.success() {
-        bail!("weft-bench does not build ({status}): cargo's message above says why");
+        bail!("{program} does not build ({status}): cargo's message above says why");
     }
-    Ok(target_folder().join("release/weft-bench"))
+    Ok(target_folder().join("release").join(program))
 }
 
 /// Why real nodes cannot be made here, with the next step; `None` if they can.

@@ -409,6 +409,7 @@ impl Cluster {
             pki: &self.pki,
             conf: &self.place.folder.join("conf"),
             data: &self.place.folder.join("etcd"),
+            kwok: self.record.kwok,
         })
     }
 }

@@ -2,16 +2,16 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{images::Image, process, tools};
+use crate::{images::Image, process, proxy::Proxy, tools};
 
 /// How often a condition is looked at while waiting for it.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
@@ -50,9 +50,7 @@ pub struct Hold {
 pub struct World {
     kubectl: PathBuf,
     kubeconfig: PathBuf,
-    proxy: Child,
-    base: String,
-    http: ureq::Agent,
+    proxy: Proxy,
     /// Where its images come from.
     pub images: Images,
     /// Where the story's jobs live.
@@ -62,34 +60,9 @@ pub struct World {
 impl World {
     /// Connects to the cluster of `kubeconfig` and makes the namespace, or clears it of an earlier demo's jobs.
     pub fn connect(kubectl: PathBuf, kubeconfig: PathBuf, namespace: &str) -> Result<Self> {
-        let mut proxy = Command::new(&kubectl)
-            .arg("--kubeconfig")
-            .arg(&kubeconfig)
-            .args(["proxy", "--port=0", "--address=127.0.0.1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start kubectl proxy")?;
-        let mut line = String::new();
-        let stdout = proxy.stdout.take().context("kubectl proxy has no output")?;
-        BufReader::new(stdout).read_line(&mut line)?;
-        let Some(address) = line.trim().rsplit(' ').next().filter(|a| a.contains(':')) else {
-            let _ = proxy.kill();
-            let _ = proxy.wait();
-            bail!(
-                "kubectl proxy did not say where it listens (it said {line:?}): is {} a valid kubeconfig?",
-                kubeconfig.display()
-            );
-        };
-        let http = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(10)))
-            .http_status_as_error(false)
-            .build()
-            .new_agent();
-        let base = format!("http://{address}");
+        let proxy = Proxy::start(&kubectl, &kubeconfig, Duration::from_secs(10))?;
         let images = Images::on_the_nodes();
-        let world = Self { base, kubectl, kubeconfig, proxy, http, images, namespace: namespace.into() };
+        let world = Self { kubectl, kubeconfig, proxy, images, namespace: namespace.into() };
         if world.find(&format!("/api/v1/namespaces/{namespace}"))?.is_none() {
             world.kubectl(&["create", "namespace", namespace])?;
         } else if world.find(&format!("/apis/weft.dev/v1alpha1/namespaces/{namespace}/gpujobs"))?.is_some() {
@@ -152,17 +125,11 @@ impl World {
 
     /// The object at an API path, or `None` where there is none.
     pub fn find(&self, path: &str) -> Result<Option<Value>> {
-        let mut answer = self.http.get(format!("{}{path}", self.base)).call().with_context(|| format!("GET {path}"))?;
-        let body = answer.body_mut().with_config().limit(64 << 20).read_to_string()?;
-        match answer.status().as_u16() {
-            200 => Ok(Some(serde_json::from_str(&body)?)),
-            404 => Ok(None),
-            code => bail!("GET {path}: {code}: {body}"),
-        }
+        self.proxy.find(path)
     }
 
     pub fn get(&self, path: &str) -> Result<Value> {
-        self.find(path)?.ok_or_else(|| anyhow!("GET {path}: not found"))
+        self.proxy.get(path)
     }
 
     pub fn job(&self, name: &str) -> Result<Value> {
@@ -225,14 +192,6 @@ impl World {
                 Look::Waiting(format!("{now}: {message}"))
             })
         })
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        // Already ended is as good as ended.
-        let _ = self.proxy.kill();
-        let _ = self.proxy.wait();
     }
 }
 
