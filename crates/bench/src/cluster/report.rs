@@ -21,7 +21,7 @@ fn quality() -> Vec<Column> {
         "NVLink domains an NVL72 gang".into(),
         Box::new(|o| mean(o.nvlink_domains.gangs, o.nvlink_domains.mean())),
     ));
-    columns.push(("full NVLink".into(), Box::new(|o| format!("{:.2} %", o.full_nvlink * 100.0))));
+    columns.push(("jobs with full NVLink".into(), Box::new(|o| format!("{:.2} %", o.jobs_with_full_nvlink * 100.0))));
     columns
         .push(("replaced at once".into(), Box::new(|o| format!("{} of {}", o.replaced, o.replaced + o.interrupted))));
     columns
@@ -113,7 +113,7 @@ pub fn lines(scenario: &Scenario) -> Vec<Line<'_>> {
             ("gpus_in_use", o.utilisation),
             ("gpu_hours_lost_to_fragmentation", o.lost_gpu_hours),
             ("nvlink_domains_by_nvl72_gang", o.nvlink_domains.mean()),
-            ("full_nvlink", o.full_nvlink),
+            ("share_of_jobs_with_full_nvlink", o.jobs_with_full_nvlink),
             ("jobs_started", o.started as f64),
             ("jobs_left_waiting", o.left_waiting as f64),
             ("workers_replaced_at_once", o.replaced as f64),

@@ -59,8 +59,8 @@ pub struct Outcome {
     pub racks: [Span; CLASSES.len()],
     /// NVLink domains by gang that asks for nodes of NVLink domains.
     pub nvlink_domains: Span,
-    /// Share of workers with several GPUs any two of which share NVLinks.
-    pub full_nvlink: f64,
+    /// Of the jobs whose workers have several GPUs, the share of which every worker's GPUs all share NVLinks.
+    pub jobs_with_full_nvlink: f64,
     /// Jobs started in the window, and those that still waited at its end.
     pub started: u64,
     pub left_waiting: u64,
@@ -86,6 +86,7 @@ pub struct Tally<'a> {
     steps: Vec<(u128, u128, u128)>,
     /// First starts, by job.
     starts: BTreeMap<usize, u64>,
+    /// Jobs whose workers have several GPUs, and those of them with full NVLink.
     several: u64,
     full: u64,
     times_us: Vec<f64>,
@@ -102,7 +103,7 @@ impl<'a> Tally<'a> {
             nvl72_waits: Waits::default(),
             racks: Default::default(),
             nvlink_domains: Span::default(),
-            full_nvlink: 0.0,
+            jobs_with_full_nvlink: 0.0,
             started: 0,
             left_waiting: 0,
             replaced: 0,
@@ -187,8 +188,9 @@ impl<'a> Tally<'a> {
         }
         if ask.gpus > 1 {
             let full = |seat: &super::site::Seat| site.hosts[seat.host].node.wiring().grade(seat.gpus) == 2;
-            self.several += seats.len() as u64;
-            self.full += seats.iter().filter(|(_, seat)| full(seat)).count() as u64;
+            self.several += 1;
+            // The slowest worker sets the pace, so one that is not linked in full is enough.
+            self.full += u64::from(seats.iter().all(|(_, seat)| full(seat)));
         }
     }
 
@@ -214,7 +216,7 @@ impl<'a> Tally<'a> {
         let outcome = &mut self.outcome;
         outcome.utilisation = self.busy as f64 / self.able.max(1) as f64;
         outcome.lost_gpu_hours = self.lost as f64 / 3_600.0;
-        outcome.full_nvlink = if self.several == 0 { 1.0 } else { self.full as f64 / self.several as f64 };
+        outcome.jobs_with_full_nvlink = if self.several == 0 { 1.0 } else { self.full as f64 / self.several as f64 };
         outcome.decisions = self.times_us.len() as u64;
         outcome.total_seconds = self.times_us.iter().sum::<f64>() / 1e6;
         outcome.time = Measured::of(self.times_us, self.allocations);

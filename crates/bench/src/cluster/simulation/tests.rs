@@ -91,6 +91,26 @@ fn a_node_that_fails_takes_only_its_own_workers_and_counts_as_broken() {
 }
 
 #[test]
+fn a_job_has_full_nvlink_if_all_of_its_workers_have_and_jobs_of_single_gpus_do_not_count() {
+    // Cards in bridged pairs: of two nodes, one with a single GPU of each pair free.
+    let site = Site::of(&[Kind::Bridged; 2]).unwrap();
+    let share = |seats: &[(usize, [usize; 2])]| {
+        let jobs = [job(0, 10, seats.len() as u32, 2), job(0, 10, 1, 1)];
+        let seat = |(n, &(host, gpus)): (usize, &(usize, [usize; 2]))| {
+            (n as u32, Seat { host, gpus: gpus.into_iter().collect() })
+        };
+        let mut tally = Tally::new("by hand", &jobs, whole(100));
+        tally.started(0, 0, &seats.iter().enumerate().map(seat).collect(), &site);
+        tally.started(1, 0, &vec![(0, Seat { host: 0, gpus: [3].into_iter().collect() })], &site);
+        tally.finish().jobs_with_full_nvlink
+    };
+    assert_eq!(share(&[(0, [0, 1])]), 1.0);
+    assert_eq!(share(&[(0, [0, 1]), (1, [2, 3])]), 1.0);
+    // Half of its workers are linked in full, so the job is not.
+    assert_eq!(share(&[(0, [0, 1]), (1, [1, 2])]), 0.0);
+}
+
+#[test]
 fn waits_of_gangs_for_nvl72_nodes_are_counted_for_themselves_too() {
     let gang = |submit_seconds| Job { ask: Ask::of_job(2, 4, None).on_nvl72(), ..job(submit_seconds, 100, 2, 4) };
     let site = Site::of(&[Kind::Nvl72; 2]).unwrap();
@@ -114,8 +134,8 @@ fn a_full_replay_gives_no_gpu_away_twice_and_the_same_result_for_the_same_seed()
         strategies.into_iter().map(|mut s| replay(site.clone(), s.as_mut(), &jobs, &faults, window).unwrap()).collect()
     };
     let same = |a: &Outcome, b: &Outcome| {
-        (a.utilisation, a.lost_gpu_hours, a.full_nvlink, &a.waits, &a.racks, a.decisions, a.started)
-            == (b.utilisation, b.lost_gpu_hours, b.full_nvlink, &b.waits, &b.racks, b.decisions, b.started)
+        (a.utilisation, a.lost_gpu_hours, a.jobs_with_full_nvlink, &a.waits, &a.racks, a.decisions, a.started)
+            == (b.utilisation, b.lost_gpu_hours, b.jobs_with_full_nvlink, &b.waits, &b.racks, b.decisions, b.started)
     };
     let (first, again, other) = (run(1), run(1), run(2));
     for (a, b) in first.iter().zip(&again) {
