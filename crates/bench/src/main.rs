@@ -26,7 +26,8 @@ static COUNTING: counting::Counting = counting::Counting;
 
 /// Measures Weft's decisions against those of others.
 #[derive(Debug, Parser)]
-#[command(name = "weft-bench")]
+// People start it through cargo, so that is what usage says.
+#[command(name = "weft-bench", bin_name = "cargo xtask bench")]
 struct Cli {
     #[command(subcommand)]
     bench: Bench,
@@ -39,8 +40,8 @@ struct Cli {
 enum Bench {
     /// Choosing GPUs of a node, against the enumeration of all partitions.
     Allocate,
-    /// Placing gangs on 5,000 and 10,000 nodes, against best fit over all nodes.
-    Place,
+    /// Placing gangs on 5,000 and 10,000 nodes, or those of a file, against best fit over all nodes.
+    Place(place::Args),
     /// A week of jobs with failures on simulated clusters, against best fit by counts, most allocated and random.
     Cluster(cluster::Args),
 }
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     let print = measure::Printer { json };
     let done = match bench {
         Bench::Allocate => allocate::run(print),
-        Bench::Place => place::run(print),
+        Bench::Place(args) => place::run(&args, print),
         Bench::Cluster(args) => cluster::run(&args, print),
     };
     match done {

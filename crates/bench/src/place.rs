@@ -1,15 +1,29 @@
-//! Placing gangs: every case of the goals, on 5,000 and on 10,000 nodes, against best fit over all nodes.
+//! Placing gangs: every case of the goals, on 5,000 and on 10,000 nodes, against best fit over all nodes; or the questions
+//! of a stored situation.
+
+mod situation;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use weft_topology::{Claim, Cluster, Exclusion, Gang, GpuUuid, Group, NodeName, Owner, Placement, place, place_where};
+use clap::Args as ClapArgs;
+use weft_topology::{
+    Claim, Cluster, Exclusion, Gang, GpuUuid, Group, NoPlacement, NodeName, Owner, Placement, place, place_where,
+};
 
 use crate::counting;
 use crate::machines::{Filled, filled, node_name};
 use crate::measure::{Against, Line, Measured, Printer, Samples, sample};
 use crate::random::Random;
 use crate::rivals::{Ask, Split, View, best_fit};
+
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Measure the questions of this file instead, YAML or JSON as `kubectl weft simulate --save` writes it.
+    #[arg(long, value_name = "FILE")]
+    situation: Option<PathBuf>,
+}
 
 /// Workers and GPUs of each.
 const GANGS: [(u32, u32); 7] = [(1, 1), (1, 8), (8, 8), (128, 1), (64, 2), (64, 8), (512, 8)];
@@ -39,8 +53,8 @@ struct BestFit {
     times: Samples,
     /// Counting the nodes first.
     counting: Samples,
-    /// Sums of the objective, ours and theirs, over the clusters where both found room.
-    objective: (f64, f64),
+    /// Sums of the objective, ours and theirs, over the clusters where both found room; none if there was no such cluster.
+    objective: Option<(f64, f64)>,
     /// On how many clusters only one of the two found room: Weft, best fit.
     only: (u64, u64),
 }
@@ -57,8 +71,10 @@ impl Case {
         if let (Some(mine), Some(theirs)) = (&mut self.theirs, other.theirs) {
             mine.times.append(theirs.times);
             mine.counting.append(theirs.counting);
-            mine.objective.0 += theirs.objective.0;
-            mine.objective.1 += theirs.objective.1;
+            mine.objective = match (mine.objective, theirs.objective) {
+                (Some(sums), Some(values)) => Some((sums.0 + values.0, sums.1 + values.1)),
+                (sums, values) => sums.or(values),
+            };
             mine.only.0 += theirs.only.0;
             mine.only.1 += theirs.only.1;
         }
@@ -67,32 +83,43 @@ impl Case {
         }
     }
 
+    /// Whether no cluster had room.
+    fn is_refused(&self) -> bool {
+        self.refused == self.clusters
+    }
+
     fn line(self) -> Line<'static> {
         let ours = self.ours.measured();
         let mut extra: Vec<(&str, f64)> = self.extra.into_iter().collect();
         extra.iter_mut().for_each(|(_, sum)| *sum /= self.clusters as f64);
-        let Some(BestFit { times, counting, objective: (mine, theirs), only }) = self.theirs else {
-            return Line { bench: "place", case: self.name, ours, against: "nothing", theirs: None, extra };
-        };
-        let measured = times.measured();
-        extra.push(("ratio_time_with_snapshot", (measured.p50_us + counting.measured().p50_us) / ours.p50_us));
-        let all = self.refused == self.clusters;
-        let case = format!("{}{}", self.name, if all { ",refused" } else { "" });
+        let mut against = "nothing";
+        let mut only = (0, 0);
+        let theirs = self.theirs.map(|theirs| {
+            let (measured, counting) = (theirs.times.measured(), theirs.counting.measured());
+            extra.push(("ratio_time_with_snapshot", (measured.p50_us + counting.p50_us) / ours.p50_us));
+            against = "best fit over all nodes; racks used + nodes broken";
+            only = theirs.only;
+            Against { measured, objective: theirs.objective.map(|(mine, theirs)| theirs / mine) }
+        });
         let some = [
-            ("clusters_without_room", if all { 0 } else { self.refused }),
+            ("clusters_without_room", self.refused),
             ("clusters_only_weft_finds_room_on", only.0),
             ("clusters_only_best_fit_finds_room_on", only.1),
         ];
         extra.extend(some.iter().filter(|(_, count)| *count > 0).map(|&(name, count)| (name, count as f64)));
-        // Where neither finds room, neither is better.
-        let objective = Some(if mine == theirs { 1.0 } else { theirs / mine });
-        let theirs = Some(Against { measured, objective });
-        let against = "best fit over all nodes; racks used + nodes broken";
-        Line { bench: "place", case, ours, against, theirs, extra }
+        Line { bench: "place", case: self.name, ours, against, theirs, extra }
     }
 }
 
-pub fn run(print: Printer) -> Result<()> {
+pub fn run(args: &Args, print: Printer) -> Result<()> {
+    match &args.situation {
+        Some(file) => situation::run(file, print),
+        None => goals(print),
+    }
+}
+
+/// Every case of the goals.
+fn goals(print: Printer) -> Result<()> {
     // The 5,000-node figures by case, for the ratio that larger clusters are held to.
     let mut smaller: HashMap<String, Measured> = HashMap::new();
     for nodes in SIZES {
@@ -107,7 +134,9 @@ pub fn run(print: Printer) -> Result<()> {
                 }
             }
             for case in cases {
+                let refused = if case.is_refused() { ",refused" } else { "" };
                 let mut line = case.line();
+                line.case += refused;
                 let key = format!("{},fill={fill}", line.case);
                 if nodes == SIZES[0] {
                     smaller.insert(key, line.ours);
@@ -166,43 +195,71 @@ fn against_best_fit(
     };
     let asked = !prefix.is_empty();
     let decide = || if asked { place_where(cluster, gang, &selected) } else { place(cluster, gang) };
-    let ours = sample(4_500 / clusters as usize, decide);
-    let mut view = view.clone();
-    for (n, host) in view.hosts.iter_mut().enumerate() {
+    let mut seen = view.clone();
+    for (n, host) in seen.hosts.iter_mut().enumerate() {
         host.kind = if eligible(n) { 1 } else { 2 };
     }
     let rack = view.children.len() - 1;
     let ask = Ask { workers: group.replicas, gpus: group.gpus, kinds: 1, required: None, preferred: Some(rack) };
-    let times = sample(10, || best_fit::place(&view, &ask));
-    let counting = sample(2, || View::of(cluster));
-    let (mine, theirs) = (decide(), best_fit::place(&view, &ask));
-    let value = |split: &Split| (view.used(split, rack) + view.opened(split, group.gpus)) as f64;
-    let (objective, only) = match (&mine, &theirs) {
-        (Ok(mine), Some(theirs)) => ((value(&split(mine)), value(theirs)), (0, 0)),
-        (Err(_), None) => ((0.0, 0.0), (0, 0)),
-        (Ok(_), None) => ((0.0, 0.0), (1, 0)),
-        (Err(_), Some(_)) => ((0.0, 0.0), (0, 1)),
-    };
-    Case {
-        name: format!("{prefix}gang={}x{}", group.replicas, group.gpus),
-        clusters: 1,
-        refused: u64::from(mine.is_err()),
-        ours,
-        theirs: Some(BestFit { times, counting, objective, only }),
-        extra: None,
-    }
+    let number = |node: &NodeName| node.as_str()[1..].parse().ok();
+    let rival = Rival { cluster, view, seen, ask, number: &number };
+    let name = format!("{prefix}gang={}x{}", group.replicas, group.gpus);
+    compare(name, 4_500 / clusters as usize, &decide, Some(&rival))
 }
 
-fn split(placement: &Placement) -> Split {
-    let mut split = Split::new();
-    for worker in &placement.workers {
-        let host = worker.node.as_str()[1..].parse().unwrap_or(0);
-        match split.iter_mut().find(|(at, _)| *at == host) {
-            Some((_, workers)) => *workers += 1,
-            None => split.push((host, 1)),
-        }
+/// Best fit on the same cluster.
+struct Rival<'a> {
+    cluster: &'a Cluster,
+    /// The cluster in counts, by which the objective goes.
+    view: &'a View,
+    /// The same as far as the gang may use it, on which best fit places it.
+    seen: View,
+    ask: Ask,
+    /// Where a node is in the views.
+    number: &'a dyn Fn(&NodeName) -> Option<usize>,
+}
+
+/// One question, decided so many times by Weft and, if there is a rival, by it.
+fn compare(
+    name: String,
+    repeats: usize,
+    decide: &dyn Fn() -> Result<Placement, NoPlacement>,
+    rival: Option<&Rival<'_>>,
+) -> Case {
+    let ours = sample(repeats, decide);
+    let mine = decide();
+    let theirs = rival.map(|rival| {
+        let times = sample(10, || best_fit::place(&rival.seen, &rival.ask));
+        let counting = sample(2, || View::of(rival.cluster));
+        let theirs = best_fit::place(&rival.seen, &rival.ask);
+        let (objective, only) = match (&mine, &theirs) {
+            (Ok(mine), Some(theirs)) => (Some((rival.value(&rival.split(mine)), rival.value(theirs))), (0, 0)),
+            (Err(_), None) => (None, (0, 0)),
+            (Ok(_), None) => (None, (1, 0)),
+            (Err(_), Some(_)) => (None, (0, 1)),
+        };
+        BestFit { times, counting, objective, only }
+    });
+    Case { name, clusters: 1, refused: u64::from(mine.is_err()), ours, theirs, extra: None }
+}
+
+impl Rival<'_> {
+    /// Racks used, or domains of what the innermost level is, and idle nodes of which only a part is taken.
+    fn value(&self, split: &Split) -> f64 {
+        let innermost = self.view.children.len().saturating_sub(1);
+        (self.view.used(split, innermost) + self.view.opened(split, self.ask.gpus)) as f64
     }
-    split
+
+    fn split(&self, placement: &Placement) -> Split {
+        let mut split = Split::new();
+        for host in placement.workers.iter().filter_map(|worker| (self.number)(&worker.node)) {
+            match split.iter_mut().find(|(at, _)| *at == host) {
+                Some((_, workers)) => *workers += 1,
+                None => split.push((host, 1)),
+            }
+        }
+        split
+    }
 }
 
 /// A GPU is taken on some node, then freed: one event each.
