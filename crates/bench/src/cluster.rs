@@ -13,11 +13,13 @@ pub mod studies;
 pub mod tally;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 
 use self::jobs::Job;
+use self::report::counted;
 use self::simulation::{Window, replay};
 use self::site::Site;
 use self::studies::{HELIOS, SEREN, Study};
@@ -31,7 +33,7 @@ const DAY_SECONDS: u64 = 86_400;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// How many nodes the cluster has; may be given several times.
-    #[arg(long, default_values_t = [640, 5_000])]
+    #[arg(long, default_values_t = [640, 5_000], value_parser = whole::<usize>)]
     nodes: Vec<usize>,
     /// The published workload to draw jobs from: helios or seren; may be given several times.
     #[arg(long, default_values_t = [HELIOS.name.to_owned(), SEREN.name.to_owned()], conflicts_with = "jobs")]
@@ -40,16 +42,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     jobs: Option<PathBuf>,
     /// The GPU time that the jobs ask for, as a share of what there is.
-    #[arg(long, default_value_t = 0.92, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.92, value_parser = number, allow_negative_numbers = true)]
     load: f64,
     /// How many days are counted.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = whole::<u64>)]
     days: u64,
     /// Jobs, failures and the random strategy are drawn from it.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = whole::<u64>)]
     seed: u64,
     /// How often a node or one of its GPUs fails, in a thousand node-days.
-    #[arg(long, default_value_t = faults::PER_THOUSAND_NODE_DAYS, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = faults::PER_THOUSAND_NODE_DAYS, value_parser = number, allow_negative_numbers = true)]
     failures: f64,
     /// Name the nodes the other way round, those of NVLink domains last: who takes the first of equal nodes takes others then.
     #[arg(long)]
@@ -89,6 +91,14 @@ const MOST_FAILURES: f64 = 1_000.0;
 /// Jobs for three times the GPUs there are.
 const MOST_LOAD: f64 = 3.0;
 
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "give a whole number, such as 7".to_owned())
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "give a number, such as 0.92".to_owned())
+}
+
 fn check(args: &Args) -> Result<()> {
     if args.nodes.contains(&0) || args.days == 0 {
         bail!("a cluster has at least one node, and at least one day is counted");
@@ -122,7 +132,8 @@ pub fn run(args: &Args, print: Printer) -> Result<()> {
                 let mut jobs = jobs::read(file)?;
                 let end = args.days * DAY_SECONDS;
                 if !jobs.iter().any(|job| job.submit_seconds < end) {
-                    bail!("no job in {} comes within {} days: give jobs, or more --days", file.display(), args.days);
+                    let days = counted(args.days, "day");
+                    bail!("no job in {} comes within {days}: give jobs, or more --days", file.display());
                 }
                 if args.typed {
                     jobs.iter_mut().for_each(Job::stay_off_nvl72);
@@ -206,7 +217,23 @@ fn scenario(
     }
     if let Some(folder) = &args.svg {
         let file = folder.join(format!("cluster-{nodes}-{}.svg", scenario.jobs));
-        std::fs::write(&file, plot::svg(&scenario)).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, plot::svg(&scenario)).with_context(|| {
+            format!("cannot write {}: make room, or name another folder that can be written", file.display())
+        })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_is_answered_with_one_that_is() {
+        assert_eq!(whole::<usize>("640"), Ok(640));
+        assert_eq!(number("0.5"), Ok(0.5));
+        for error in [whole::<u64>("7x").unwrap_err(), whole::<u64>("-1").unwrap_err(), number("much").unwrap_err()] {
+            assert!(error.starts_with("give a ") && error.contains("such as"), "{error}");
+        }
+    }
 }

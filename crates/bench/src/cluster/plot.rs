@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::Scenario;
+use super::report::counted;
 use super::tally::{CLASSES, Outcome};
 
 const WIDTH: f64 = 960.0;
@@ -76,7 +77,8 @@ pub fn svg(scenario: &Scenario) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\">\n\
          <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n"
     );
-    let title = format!("{} nodes, {} days: {}", scenario.nodes, scenario.days, scenario.about);
+    let (nodes, days) = (counted(scenario.nodes as u64, "node"), counted(scenario.days, "day"));
+    let title = format!("{nodes}, {days}: {}", scenario.about);
     text(&mut svg, 60.0, 26.0, "start", 16, &title, true);
     for (n, outcome) in scenario.outcomes.iter().enumerate() {
         let x = 60.0 + 190.0 * n as f64;

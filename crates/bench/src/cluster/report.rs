@@ -59,8 +59,13 @@ fn median_and_95th(waits: &Waits) -> String {
     format!("{} / {}", duration(waits.percentile(50)), duration(waits.percentile(95)))
 }
 
+/// So many of them, for people: `1 day`, `7 days`.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Seconds for people.
-fn duration(seconds: u64) -> String {
+pub fn duration(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds} s"),
         120..=7_199 => format!("{} min", seconds / 60),
@@ -69,10 +74,10 @@ fn duration(seconds: u64) -> String {
 }
 
 fn heading(s: &Scenario) -> String {
-    format!(
-        "{} nodes, {} GPUs, {} days, {} jobs ({}; load {}, seed {}), {} failures",
-        s.nodes, s.gpus, s.days, s.count, s.about, s.load, s.seed, s.faults
-    )
+    let (nodes, gpus) = (counted(s.nodes as u64, "node"), counted(s.gpus.into(), "GPU"));
+    let (days, jobs) = (counted(s.days, "day"), counted(s.count as u64, "job"));
+    let failures = counted(s.faults as u64, "failure");
+    format!("{nodes}, {gpus}, {days}, {jobs} ({}; load {}, seed {}), {failures}", s.about, s.load, s.seed)
 }
 
 /// Tables of a Markdown page.
@@ -104,8 +109,7 @@ pub fn text(scenario: &Scenario) -> String {
     text
 }
 
-/// One line a strategy: Weft against best fit by counts, the others against Weft. The objective is GPU-hours lost to
-/// fragmentation.
+/// One line a strategy: Weft against best fit by counts, the others against Weft, by the GPU-hours lost to fragmentation.
 pub fn lines(scenario: &Scenario) -> Vec<Line<'_>> {
     let other = |n: usize| scenario.outcomes.get(usize::from(n == 0));
     let line = |(n, o): (usize, &Outcome)| {
@@ -140,13 +144,17 @@ pub fn lines(scenario: &Scenario) -> Vec<Line<'_>> {
                 scenario.nodes, scenario.jobs, scenario.seed, o.strategy
             ),
             ours: o.time,
-            against: other(n).map_or("nothing", |other| other.strategy),
+            against: if theirs.is_some() { AGAINST[usize::from(n == 0)] } else { "nothing" },
             theirs,
             extra,
         }
     };
     scenario.outcomes.iter().enumerate().map(line).collect()
 }
+
+/// Who is compared with the others, and with Weft; and by what.
+const AGAINST: [&str; 2] =
+    ["Weft; GPU-hours lost to fragmentation", "best fit by counts; GPU-hours lost to fragmentation"];
 
 /// Fields of median and 95th percentile, by class.
 const WAIT_FIELDS: [(&str, &str); CLASSES.len()] = [
@@ -156,3 +164,40 @@ const WAIT_FIELDS: [(&str, &str); CLASSES.len()] = [
     ("wait_p50_seconds_9_64_gpus", "wait_p95_seconds_9_64_gpus"),
     ("wait_p50_seconds_65_gpus_or_more", "wait_p95_seconds_65_gpus_or_more"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::simulation::Window;
+    use crate::cluster::tally::Tally;
+
+    fn scenario(lost: [f64; 2]) -> Scenario {
+        let outcome = |strategy, lost_gpu_hours| {
+            let tally = Tally::new(strategy, &[], Window { from_seconds: 0, to_seconds: 1 });
+            Outcome { lost_gpu_hours, ..tally.finish() }
+        };
+        let outcomes = vec![outcome("Weft", lost[0]), outcome("best fit by counts", lost[1])];
+        let (jobs, about) = ("x".to_owned(), "one week".to_owned());
+        Scenario { nodes: 1, gpus: 8, jobs, about, count: 1, faults: 1, load: 0.9, days: 1, seed: 1, outcomes }
+    }
+
+    #[test]
+    fn a_line_says_who_is_compared_and_by_which_objective() {
+        let scenario = scenario([200.0, 100.0]);
+        let lines = lines(&scenario);
+        assert_eq!(lines[0].against, "best fit by counts; GPU-hours lost to fragmentation");
+        assert_eq!(lines[0].theirs.unwrap().objective, Some(0.5));
+        assert_eq!(lines[1].against, "Weft; GPU-hours lost to fragmentation");
+        assert_eq!(lines[1].theirs.unwrap().objective, Some(2.0));
+        // A share of nothing is no ratio.
+        assert_eq!(super::lines(&self::scenario([0.0, 100.0]))[0].theirs.unwrap().objective, None);
+    }
+
+    #[test]
+    fn one_of_a_kind_is_not_told_as_several() {
+        assert_eq!(
+            heading(&scenario([0.0; 2])),
+            "1 node, 8 GPUs, 1 day, 1 job (one week; load 0.9, seed 1), 1 failure"
+        );
+    }
+}
