@@ -3,6 +3,7 @@
 
 pub mod faults;
 pub mod jobs;
+pub mod means;
 pub mod plot;
 pub mod report;
 pub mod reservation;
@@ -11,6 +12,7 @@ pub mod site;
 pub mod strategy;
 pub mod studies;
 pub mod tally;
+pub mod workload;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -18,16 +20,15 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 
-use self::jobs::Job;
+use self::means::Means;
 use self::report::counted;
-use self::simulation::{Window, replay};
+use self::simulation::replay;
 use self::site::Site;
-use self::studies::{HELIOS, SEREN, Study};
+use self::studies::{HELIOS, SEREN};
 use self::tally::Outcome;
+use self::workload::Workload;
 use crate::measure::Printer;
 
-/// The first days fill the cluster, also with jobs that run for days, and are not counted.
-const WARM_UP_DAYS: u64 = 3;
 const DAY_SECONDS: u64 = 86_400;
 
 #[derive(Debug, ClapArgs)]
@@ -50,6 +51,10 @@ pub struct Args {
     /// Jobs, failures and the random strategy are drawn from it.
     #[arg(long, default_value_t = 1, value_parser = whole::<u64>)]
     seed: u64,
+    /// So many weeks, each of its own seed from --seed on: a table of the means, with the t of the differences between Weft
+    /// and best fit week by week.
+    #[arg(long, value_name = "WEEKS", value_parser = whole::<u64>, conflicts_with_all = ["json", "svg"])]
+    seeds: Option<u64>,
     /// How often a node or one of its GPUs fails, in a thousand node-days.
     #[arg(long, default_value_t = faults::PER_THOUSAND_NODE_DAYS, value_parser = number, allow_negative_numbers = true)]
     failures: f64,
@@ -91,6 +96,9 @@ const MOST_FAILURES: f64 = 1_000.0;
 /// Jobs for three times the GPUs there are.
 const MOST_LOAD: f64 = 3.0;
 
+/// Weeks of which a mean says no more than that of fewer.
+const MOST_SEEDS: u64 = 1_000;
+
 fn whole<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "give a whole number, such as 7".to_owned())
 }
@@ -111,6 +119,9 @@ fn check(args: &Args) -> Result<()> {
             "--load is the GPU time that the jobs ask for, as a share of what there is: more than 0, up to {MOST_LOAD}"
         );
     }
+    if args.seeds.is_some_and(|seeds| !(1..=MOST_SEEDS).contains(&seeds)) {
+        bail!("--seeds is how many weeks there are to take the mean of: 1 to {MOST_SEEDS}");
+    }
     // Before minutes are spent on what cannot be written.
     if let Some(folder) = &args.svg {
         let probe = folder.join(".weft-bench");
@@ -126,40 +137,17 @@ fn check(args: &Args) -> Result<()> {
 
 pub fn run(args: &Args, print: Printer) -> Result<()> {
     check(args)?;
+    let workloads = workload::all(args)?;
     for &nodes in &args.nodes {
-        match &args.jobs {
-            Some(file) => {
-                let mut jobs = jobs::read(file)?;
-                let end = args.days * DAY_SECONDS;
-                if !jobs.iter().any(|job| job.submit_seconds < end) {
-                    let days = counted(args.days, "day");
-                    bail!("no job in {} comes within {days}: give jobs, or more --days", file.display());
-                }
-                if args.typed {
-                    jobs.iter_mut().for_each(Job::stay_off_nvl72);
-                }
-                let name = file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-                scenario(args, print, nodes, 0, (name.clone(), name), |_, _| jobs)?;
-            }
-            None => {
-                for name in &args.study {
-                    let study = study(name)?;
-                    let draw = |site: &Site, window| {
-                        let mut jobs = study.jobs(site, args.load, window, args.seed);
-                        if args.no_nvl72_gangs {
-                            jobs.iter_mut().for_each(Job::leave_nvl72);
-                        }
-                        if args.typed {
-                            jobs.iter_mut().for_each(Job::stay_off_nvl72);
-                        }
-                        jobs
-                    };
-                    let mut names = (study.name.to_owned(), study.about.to_owned());
-                    if args.no_nvl72_gangs {
-                        names.0 += "-no-nvl72-gangs";
-                        names.1 += ", no gang for NVL72 nodes";
+        for workload in &workloads {
+            match args.seeds {
+                None => show(args, print, &scenario(args, nodes, workload, args.seed)?)?,
+                Some(seeds) => {
+                    let mut means = Means::default();
+                    for seed in (args.seed..).take(seeds as usize) {
+                        means.add(&scenario(args, nodes, workload, seed)?);
                     }
-                    scenario(args, print, nodes, WARM_UP_DAYS * DAY_SECONDS, names, draw)?;
+                    println!("{}", means.markdown());
                 }
             }
         }
@@ -167,57 +155,42 @@ pub fn run(args: &Args, print: Printer) -> Result<()> {
     Ok(())
 }
 
-fn study(name: &str) -> Result<Study> {
-    let known = [HELIOS, SEREN].into_iter().find(|study| study.name == name);
-    known.with_context(|| format!("no study is named {name:?}: use helios or seren"))
-}
-
-fn scenario(
-    args: &Args,
-    print: Printer,
-    nodes: usize,
-    warm_up: u64,
-    (mut jobs_name, mut about): (String, String),
-    draw: impl FnOnce(&Site, Window) -> Vec<Job>,
-) -> Result<()> {
-    let window = Window { from_seconds: warm_up, to_seconds: warm_up + args.days * DAY_SECONDS };
+fn scenario(args: &Args, nodes: usize, workload: &Workload, seed: u64) -> Result<Scenario> {
+    let window = workload.window(args);
     let site = if args.reversed { Site::reversed(nodes)? } else { Site::new(nodes)? };
-    if args.typed {
-        jobs_name += "-typed";
-        about += ", other jobs kept off NVL72 nodes";
-    }
-    if args.reversed {
-        jobs_name += "-reversed";
-        about += ", nodes named the other way round";
-    }
-    let jobs = draw(&site, window);
-    let faults = faults::draw(&site, args.failures, window.to_seconds, args.seed);
+    let (short, about) = workload.names(args);
+    let jobs = workload.jobs(args, &site, seed);
+    let faults = faults::draw(&site, args.failures, window.to_seconds, seed);
     let mut outcomes = Vec::new();
-    for mut strategy in strategy::all(&site, args.seed)? {
+    for mut strategy in strategy::all(&site, seed)? {
         // On standard error, which is not part of the result.
-        eprintln!("{nodes} nodes, {} jobs ({jobs_name}): {} …", jobs.len(), strategy.name());
+        let (nodes, jobs_there) = (counted(nodes as u64, "node"), counted(jobs.len() as u64, "job"));
+        eprintln!("{nodes}, {jobs_there} ({short}, seed {seed}): {} …", strategy.name());
         outcomes.push(replay(site.clone(), strategy.as_mut(), &jobs, &faults, window)?);
     }
-    let scenario = Scenario {
+    Ok(Scenario {
         nodes,
         gpus: site.gpus(),
-        jobs: jobs_name,
+        jobs: short,
         about,
         count: jobs.len(),
         faults: faults.len(),
         load: args.load,
         days: args.days,
-        seed: args.seed,
+        seed,
         outcomes,
-    };
+    })
+}
+
+fn show(args: &Args, print: Printer, scenario: &Scenario) -> Result<()> {
     if print.json {
-        report::lines(&scenario).iter().for_each(|line| print.line(line));
+        report::lines(scenario).iter().for_each(|line| print.line(line));
     } else {
-        println!("{}", if args.markdown { report::markdown(&scenario) } else { report::text(&scenario) });
+        println!("{}", if args.markdown { report::markdown(scenario) } else { report::text(scenario) });
     }
     if let Some(folder) = &args.svg {
-        let file = folder.join(format!("cluster-{nodes}-{}.svg", scenario.jobs));
-        std::fs::write(&file, plot::svg(&scenario)).with_context(|| {
+        let file = folder.join(format!("cluster-{}-{}.svg", scenario.nodes, scenario.jobs));
+        std::fs::write(&file, plot::svg(scenario)).with_context(|| {
             format!("cannot write {}: make room, or name another folder that can be written", file.display())
         })?;
     }
