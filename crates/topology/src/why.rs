@@ -250,7 +250,10 @@ impl NoRoom {
             let indent = "  ".repeat(depth);
             let of = self.workers;
             lines.push(match (&best.level, &best.domain) {
-                (None, _) => format!("└ cluster of {} nodes: room for {} of {of}", self.nodes, best.fits),
+                (None, _) => {
+                    let nodes = if self.nodes == 1 { "node" } else { "nodes" };
+                    format!("└ cluster of {} {nodes}: room for {} of {of}", self.nodes, best.fits)
+                }
                 (Some(level), Some(domain)) => {
                     format!("{indent}└ best {level} of {}: {domain}, room for {} of {of}", best.domains, best.fits)
                 }

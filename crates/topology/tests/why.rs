@@ -119,7 +119,7 @@ fn a_domain_is_named_only_where_there_is_room() {
     assert_eq!(
         why.tree(),
         "needs 2 workers × 8 GPUs\n\
-         └ cluster of 1 nodes: room for 0 of 2\n  \
+         └ cluster of 1 node: room for 0 of 2\n  \
            └ no zone has room for any (of 1)\n    \
              └ no rack has room for any (of 1)\n      \
                └ no host has room for any (of 1)\n\
@@ -128,7 +128,7 @@ fn a_domain_is_named_only_where_there_is_room() {
     assert_eq!(
         no_room(&cluster, &gang(4)).tree(),
         "needs 2 workers × 4 GPUs\n\
-         └ cluster of 1 nodes: room for 1 of 2\n  \
+         └ cluster of 1 node: room for 1 of 2\n  \
            └ best zone of 1: without a name, room for 1 of 2\n    \
              └ best rack of 1: r, room for 1 of 2\n      \
                └ best host of 1: a, room for 1 of 2"
