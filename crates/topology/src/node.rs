@@ -122,7 +122,7 @@ pub enum NodeError {
 
 /// A machine with its GPUs, in the order of their index, and their wiring.
 ///
-/// What is free or taken is not part of it: [`choose`](crate::choose) is told, and a [`Cluster`](crate::Cluster)
+/// What is free or taken is not part of it: [`choose`](fn@crate::choose) is told, and a [`Cluster`](crate::Cluster)
 /// keeps count. Nodes with equal wiring share it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "NodeFacts", into = "NodeFacts")]
