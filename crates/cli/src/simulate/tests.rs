@@ -26,24 +26,28 @@ fn asked(job: &GpuJob, taken: bool) -> Situation {
     situation
 }
 
+fn told(situation: &Situation, terms: bool) -> String {
+    render(situation, terms, Source::Cluster)
+}
+
 #[test]
 fn a_job_that_fits_is_shown_where() {
-    insta::assert_snapshot!(render(&asked(&job("gang", 2, "rack"), false), true));
+    insta::assert_snapshot!(told(&asked(&job("gang", 2, "rack"), false), true));
 }
 
 #[test]
 fn a_job_that_waits_for_others_is_told_what_would_help() {
-    insta::assert_snapshot!(render(&asked(&job("gang", 2, "rack"), true), false));
+    insta::assert_snapshot!(told(&asked(&job("gang", 2, "rack"), true), false));
 }
 
 #[test]
 fn a_job_for_which_the_cluster_is_too_small_is_told_how_many_nodes_more_it_takes() {
-    insta::assert_snapshot!(render(&asked(&job("gang", 4, "rack"), false), false));
+    insta::assert_snapshot!(told(&asked(&job("gang", 4, "rack"), false), false));
 }
 
 #[test]
 fn nodes_that_a_selector_rules_out_are_no_model_for_more() {
-    insta::assert_snapshot!(render(&asked(&job("pinned", 1, "rack"), true), false));
+    insta::assert_snapshot!(told(&asked(&job("pinned", 1, "rack"), true), false));
 }
 
 #[test]
@@ -79,7 +83,7 @@ fn a_saved_situation_says_the_same_without_the_cluster() {
         let text = serde_yaml_ng::to_string(&live).unwrap();
         let mut saved = Situation::read(serde_yaml_ng::Deserializer::from_str(&text)).unwrap();
         saved.decide();
-        assert_eq!(render(&saved, true), render(&live, true));
+        assert_eq!(told(&saved, true), told(&live, true));
     }
 }
 
@@ -97,7 +101,7 @@ fn a_cordoned_node_is_a_model_for_nodes_that_are_not() {
     }
     let mut situation = live::of(&job("gang", 1, "rack"), &[], &world.index()).unwrap();
     situation.decide();
-    let said = render(&situation, false);
+    let said = told(&situation, false);
     assert!(said.contains("1 more node like n1 (2 × NVIDIA H100) would make room"), "{said}");
 }
 
@@ -198,4 +202,128 @@ fn a_file_of_another_version_is_told_by_that_and_not_by_its_first_unknown_field(
     file["version"] = 2.into();
     let error = saved(&file, &file.to_string()).unwrap_err().to_string();
     assert!(error.starts_with("the file is of version 2 and this program reads version 1"), "{error}");
+}
+
+/// So many nodes of eight H100 in rack a, as a file has them, and one group that asks for `group`.
+fn eights(nodes: usize, group: Value) -> Value {
+    let node = |nth: usize| {
+        let gpu = |at: usize| serde_json::json!({"uuid": format!("GPU-{nth}-{at}"), "index": at, "product": "NVIDIA H100", "memoryBytes": 1, "pciBusId": at.to_string()});
+        let gpus: Vec<Value> = (0..8).map(gpu).collect();
+        serde_json::json!({"node": {"name": format!("n{nth:02}"), "gpus": gpus}, "labels": {"rack": "a"}, "allocatable": {"cpu": 64000}})
+    };
+    let nodes: Vec<Value> = (0..nodes).map(node).collect();
+    let mut asked = serde_json::json!({"name": "w", "replicas": 1, "gpus": 8});
+    asked.as_object_mut().unwrap().extend(group.as_object().unwrap().clone());
+    serde_json::json!({
+        "version": 1,
+        "cluster": {"levels": [{"name": "rack", "label": "rack"}], "nodes": nodes},
+        "asked": [{"name": "demo/g", "gang": {"groups": [asked]}}],
+    })
+}
+
+/// The last line of what is said of a file: what would help.
+fn advice(file: &Value) -> String {
+    let mut situation = saved(file, &file.to_string()).unwrap();
+    situation.decide();
+    render(&situation, false, Source::File).lines().last().unwrap().to_owned()
+}
+
+#[test]
+fn where_all_nodes_are_ruled_out_that_is_said_and_what_to_change() {
+    let mut file = eights(4, serde_json::json!({}));
+    let verdict =
+        |nth: usize, exclusion: Value| serde_json::json!({"node": format!("n{nth:02}"), "exclusion": exclusion});
+    let taint = |detail: &str| serde_json::json!({"reason": "taint", "detail": detail});
+    file["asked"][0]["verdicts"] = (0..4).map(|nth| verdict(nth, taint("x:NoSchedule"))).collect();
+    assert_eq!(
+        advice(&file),
+        "All 4 nodes with GPUs are ruled out, 4 by taint (x:NoSchedule): tolerate the taint in the pod template, or take the verdicts \
+         out of the file"
+    );
+    let mut situation = saved(&file, &file.to_string()).unwrap();
+    situation.decide();
+    assert!(
+        told(&situation, false).ends_with(": tolerate the taint in the pod template\n"),
+        "{}",
+        told(&situation, false)
+    );
+    let selector = serde_json::json!({"reason": "selector", "detail": "gpu-class=a100"});
+    let verdicts = [verdict(0, taint("a")), verdict(1, selector), verdict(2, taint("b")), verdict(3, taint("c"))];
+    file["asked"][0]["verdicts"] = verdicts.into_iter().collect();
+    assert_eq!(
+        advice(&file),
+        "All 4 nodes with GPUs are ruled out, 1 by selector (gpu-class=a100), 1 by taint (a), 1 by taint (b), 1 by other reasons: \
+         change the node selector or affinity, or tolerate the taint in the pod template, or take the verdicts out of the file"
+    );
+}
+
+#[test]
+fn where_no_node_has_gpus_a_file_is_not_sent_to_the_cluster() {
+    let file = eights(0, serde_json::json!({}));
+    assert_eq!(advice(&file), "No node has GPUs: give some under `cluster.nodes`");
+    let mut situation = saved(&file, &file.to_string()).unwrap();
+    situation.decide();
+    assert!(told(&situation, false).ends_with("No node has GPUs: `kubectl get gpunodes` says what the agents found\n"));
+}
+
+#[test]
+fn a_new_node_comes_with_healthy_gpus() {
+    let mut file = eights(16, serde_json::json!({}));
+    for nth in 0..16 {
+        let health = serde_json::json!({"state": "unhealthy", "reason": "XID 79"});
+        file["cluster"]["nodes"][nth]["node"]["gpus"][3]["health"] = health;
+    }
+    assert_eq!(advice(&file), "1 more node like n00 (8 × NVIDIA H100) would make room, no fewer would");
+}
+
+#[test]
+fn what_no_such_node_has_is_named_with_what_to_ask_in_place_of_it() {
+    for (group, said) in [
+        (
+            serde_json::json!({"resources": {"cpu": 65000}}),
+            "A worker of group \"w\" asks for 65000m cpu and an empty node like n00 has 64000m: ask for less cpu",
+        ),
+        (
+            serde_json::json!({"resources": {"rdma/ib": 1}}),
+            "A worker of group \"w\" asks for 1 rdma/ib and an empty node like n00 has 0: ask for less rdma/ib",
+        ),
+        (
+            serde_json::json!({"product": "A100"}),
+            "Group \"w\" asks for \"A100\"; what there is: NVIDIA H100: ask for one of these",
+        ),
+        (
+            serde_json::json!({"product": "H100", "migProfile": "1g.10gb"}),
+            "Group \"w\" asks for MIG devices \"1g.10gb\" of \"H100\"; what there is: NVIDIA H100: ask for one of these",
+        ),
+        (
+            serde_json::json!({"gpus": 16}),
+            "A worker of group \"w\" asks for 16 GPUs and a node like n00 has 8: ask for fewer GPUs in more workers",
+        ),
+        (
+            serde_json::json!({"joinedBy": "nvlink"}),
+            "A worker of group \"w\" asks for 8 GPUs joined by NVLink and a node like n00 joins 1: ask for fewer GPUs in more \
+             workers, or without `joinedBy`",
+        ),
+        (
+            serde_json::json!({"replicas": 100_000}),
+            "10000 more nodes like n00 do not make room, and more are not looked at: ask for fewer workers",
+        ),
+    ] {
+        assert_eq!(advice(&eights(2, group)), said);
+    }
+    // A kind that lacks only processor is nearer than one of another product.
+    let mut file = eights(2, serde_json::json!({"product": "H100", "resources": {"cpu": 65000}}));
+    for gpu in file["cluster"]["nodes"][0]["node"]["gpus"].as_array_mut().unwrap() {
+        gpu["product"] = "NVIDIA A100".into();
+    }
+    let said = advice(&file);
+    assert!(said.contains("asks for 65000m cpu and an empty node like n01"), "{said}");
+    // Two that fit one by one and may not be together.
+    let mut file = eights(2, serde_json::json!({"replicas": 2}));
+    file["asked"][0]["gang"]["required"] = "host".into();
+    let said = advice(&file);
+    assert!(
+        said.starts_with("More nodes like those that it may use would not make room either; with one for each worker: needs 2 workers"),
+        "{said}"
+    );
 }
