@@ -13,7 +13,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use kube::Resource;
+use serde::Deserialize;
 use serde_json::Value;
+use weft_api::GpuJob;
 use weft_topology::{Asked, NoPlacement, Situation, Unreadable, VERSION};
 
 use crate::Connection;
@@ -49,9 +52,8 @@ impl Simulate {
     pub async fn run(&self, connection: &Connection) -> Result<ExitCode> {
         let text = read(&self.file)?;
         let file = if self.file.as_os_str() == "-" { "standard input" } else { &*self.file.to_string_lossy() };
-        let value: Value = serde_yaml_ng::from_str(&text)
-            .with_context(|| format!("{file} is not one YAML or JSON document: give one job at a time"))?;
-        let source = if value.get("kind").is_some() { Source::Cluster } else { Source::File };
+        let value = document(file, &text)?;
+        let source = if is_job(file, &value)? { Source::Cluster } else { Source::File };
         let mut situation = if source == Source::Cluster {
             live::situation(&cluster::Cluster::connect(connection).await?, value).await?
         } else {
@@ -80,6 +82,41 @@ impl Simulate {
         }
         let fits = situation.asked.iter().all(|asked| asked.placement.is_some());
         Ok(if fits { ExitCode::SUCCESS } else { ExitCode::from(NO_ROOM) })
+    }
+}
+
+/// The only document of a file.
+fn document(file: &str, text: &str) -> Result<Value> {
+    let mut documents = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let value = Value::deserialize(document);
+        documents
+            .push(value.with_context(|| format!("{file} cannot be read as YAML or JSON; correct it at this place"))?);
+    }
+    // Nothing at all is read as a document without a value.
+    if documents.iter().all(Value::is_null) {
+        bail!("{file} is empty: give a GpuJob, or what --save wrote");
+    }
+    match documents.len() {
+        1 => Ok(documents.swap_remove(0)),
+        documents => bail!("{file} holds {documents} documents: give one at a time"),
+    }
+}
+
+/// Whether it is a GpuJob; if not, it should be what --save wrote, and nothing else of Kubernetes.
+fn is_job(file: &str, value: &Value) -> Result<bool> {
+    let text = |field: &str| value.get(field).and_then(Value::as_str);
+    let (kind, version) = (text("kind"), text("apiVersion"));
+    let group = GpuJob::group(&());
+    let ours = version.and_then(|version| version.split_once('/')).is_some_and(|(of, _)| of == group);
+    match kind {
+        Some(kind) if kind == GpuJob::kind(&()) && ours => Ok(true),
+        None if version.is_none() && value.get("kind").is_none() => Ok(false),
+        _ => {
+            let (kind, version) = (kind.unwrap_or("a kind"), version.unwrap_or("without apiVersion"));
+            let (job, at) = (GpuJob::kind(&()), GpuJob::api_version(&()));
+            bail!("{file} holds {kind} ({version}): give a {job} ({at}), or what --save wrote")
+        }
     }
 }
 

@@ -1,5 +1,4 @@
 use k8s_openapi::api::core::v1::Pod;
-use weft_api::GpuJob;
 use weft_operator::facts::PodFacts;
 
 use super::*;
@@ -326,4 +325,38 @@ fn what_no_such_node_has_is_named_with_what_to_ask_in_place_of_it() {
         said.starts_with("More nodes like those that it may use would not make room either; with one for each worker: needs 2 workers"),
         "{said}"
     );
+}
+
+#[test]
+fn a_file_that_is_cut_short_is_told_from_one_with_several_documents() {
+    let refused = |text: &str| format!("{:#}", document("f", text).unwrap_err());
+    for cut in
+        ["{\"version\": 1, \"cluster\": {", "version: 1\ncluster: {levels: [", "a: 1\n b: 2\n", "a: 1\n---\nb: ["]
+    {
+        let error = refused(cut);
+        assert!(error.starts_with("f cannot be read as YAML or JSON; correct it at this place: "), "{error}");
+        assert!(error.contains(" at line "), "{error}");
+    }
+    assert_eq!(refused("a: 1\n---\nb: 2\n"), "f holds 2 documents: give one at a time");
+    assert_eq!(refused(""), "f is empty: give a GpuJob, or what --save wrote");
+    assert_eq!(document("f", "---\na: 1\n").unwrap(), serde_json::json!({"a": 1}));
+}
+
+#[test]
+fn only_a_job_is_asked_of_the_cluster() {
+    let is_job = |text: &str| is_job("f", &document("f", text).unwrap()).map_err(|error| error.to_string());
+    assert_eq!(is_job("{kind: GpuJob, apiVersion: weft.dev/v1alpha1}"), Ok(true));
+    // The API server knows which versions there are.
+    assert_eq!(is_job("{kind: GpuJob, apiVersion: weft.dev/v9}"), Ok(true));
+    assert_eq!(is_job("{version: 1}"), Ok(false));
+    for (text, what) in [
+        ("{kind: Pod, apiVersion: v1}", "Pod (v1)"),
+        ("{kind: GpuJob}", "GpuJob (without apiVersion)"),
+        ("{kind: GpuJob, apiVersion: other.dev/v1}", "GpuJob (other.dev/v1)"),
+        ("{kind: 3}", "a kind (without apiVersion)"),
+        ("{apiVersion: weft.dev/v1alpha1}", "a kind (weft.dev/v1alpha1)"),
+    ] {
+        let said = format!("f holds {what}: give a GpuJob (weft.dev/v1alpha1), or what --save wrote");
+        assert_eq!(is_job(text), Err(said));
+    }
 }
