@@ -360,3 +360,76 @@ fn only_a_job_is_asked_of_the_cluster() {
         assert_eq!(is_job(text), Err(said));
     }
 }
+
+#[test]
+fn what_would_be_given_away_twice_or_is_not_there_is_noted() {
+    let said = |more: Value| notes::on(&file(more));
+    let link = |from: usize, to: usize| serde_json::json!({"from": from, "to": to, "wire": "SYS"});
+    assert_eq!(
+        said(serde_json::json!({"/cluster/nodes/0/node": {"links": [link(0, 9)]}})),
+        ["node \"n1\" has a link from 0 to 9, and its 1 GPUs count from 0: that link is left out"]
+    );
+    let some = |owner: &str| serde_json::json!({"node": "n1", "owner": owner, "unidentifiedGpus": 1});
+    assert!(said(serde_json::json!({"/cluster": {"claims": [some("a")]}})).is_empty());
+    assert_eq!(
+        said(serde_json::json!({"/cluster": {"claims": [some("a"), some("b")]}})),
+        ["claims on node \"n1\" are for 2 unidentifiedGpus, and it has 1"]
+    );
+    let gang = |gpus: usize, nodes: &[&str]| {
+        let placed =
+            nodes.iter().enumerate().map(|(nth, node)| serde_json::json!({"group": "w", "index": nth, "node": node}));
+        let placed: Vec<Value> = placed.collect();
+        serde_json::json!({"groups": [{"name": "w", "replicas": 2, "gpus": gpus}], "placed": placed})
+    };
+    let job = |gang: Value| {
+        serde_json::json!({
+            "/cluster": {"claims": [{"node": "n1", "owner": "a", "gpus": ["GPU-1"]}]},
+            "": {"jobs": [{"name": "demo/one", "gang": gang, "owners": ["a"]}]},
+        })
+    };
+    assert!(said(job(gang(1, &["n1"]))).is_empty());
+    assert!(said(job(gang(0, &["n1", "n2"]))).is_empty(), "without GPUs a worker needs no claim");
+    assert_eq!(
+        said(job(gang(1, &["n2", "n2"]))),
+        [
+            "worker 0 of group \"w\" of job \"demo/one\" is placed on node \"n2\", and the claim of its owner \"a\" is on \"n1\"",
+            "worker 1 of group \"w\" of job \"demo/one\" is placed and has no entry in owners: what it holds counts only if \
+             another claim has it",
+        ]
+    );
+    assert_eq!(
+        said(serde_json::json!({"/asked/0": {"gang": gang(1, &["n2"])}})),
+        ["1 workers of \"demo/g\" are placed on node \"n2\", which has 0 claims: GPUs that none names are given away"]
+    );
+}
+
+#[test]
+fn names_that_are_empty_are_counted() {
+    let more = serde_json::json!({
+        "/cluster/nodes/0/node": {"name": "", "gpus": []},
+        "/cluster/nodes/1/node": {"name": ""},
+        "/cluster": {"claims": [{"node": "", "owner": ""}]},
+        "/asked/0": {"name": ""},
+    });
+    assert_eq!(
+        notes::on(&file(more))[..3],
+        [
+            "node.name in cluster.nodes is empty 2 times: give a name",
+            "owner in cluster.claims is empty 1 time: give a name",
+            "name in asked is empty 1 time: give a name",
+        ]
+    );
+    let more = serde_json::json!({
+        "/cluster/nodes/0/node/gpus/0/uuid": "",
+        "/asked/0/gang/groups/0/name": "",
+        "": {"jobs": [{"name": "", "gang": {"groups": []}}]},
+    });
+    assert_eq!(
+        notes::on(&file(more)),
+        [
+            "uuid in node.gpus is empty 1 time: give a name",
+            "name in jobs is empty 1 time: give a name",
+            "name in gang.groups is empty 1 time: give a name",
+        ]
+    );
+}
