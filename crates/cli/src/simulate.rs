@@ -36,7 +36,8 @@ pub struct Simulate {
     /// standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Judge as if this job (NAME, or NAMESPACE/NAME) had ended. Repeat it for several.
+    /// Judge as if this job (NAME, or NAMESPACE/NAME) had ended. Repeat it for several. A NAME alone is in the namespace of
+    /// --namespace, or else of the job asked about.
     #[arg(long, value_name = "JOB")]
     without: Vec<String>,
     /// Also print the value of the placement term by term; docs/placement.md explains the terms under "Placing a gang".
@@ -68,7 +69,7 @@ impl Simulate {
             bail!("{file} asks for nothing: add a gang under `asked`");
         }
         for job in &self.without {
-            end(&mut situation, job)?;
+            end(&mut situation, job, connection.namespace.as_deref())?;
         }
         situation.decide();
         if let Some(path) = &self.save {
@@ -138,11 +139,12 @@ fn read(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Takes a running job out of the situation.
-fn end(situation: &mut Situation, name: &str) -> Result<()> {
+/// Takes a running job out of the situation. A name alone is in the namespace that was given, or else in that of what is asked
+/// about.
+fn end(situation: &mut Situation, name: &str, namespace: Option<&str>) -> Result<()> {
     let asked = situation.asked.first().and_then(|asked| asked.name.split_once('/'));
-    let name = match asked {
-        Some((namespace, _)) if !name.contains('/') => &named(namespace, name),
+    let name = match namespace.or(asked.map(|(namespace, _)| namespace)) {
+        Some(namespace) if !name.contains('/') => &named(namespace, name),
         _ => name,
     };
     let Some(at) = situation.jobs.iter().position(|job| job.name == name) else {

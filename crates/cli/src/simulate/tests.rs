@@ -66,12 +66,12 @@ status: {phase: Running}
     let mut situation = live::of(&job("gang", 2, "rack"), &[other], &world.index()).unwrap();
     situation.decide();
     assert!(situation.asked[0].no_placement.is_some());
-    let unknown = end(&mut situation, "default/gone").unwrap_err().to_string();
+    let unknown = end(&mut situation, "default/gone", None).unwrap_err().to_string();
     assert_eq!(unknown, "--without default/gone: no job of that name holds GPUs (those are default/other)");
-    end(&mut situation, "other").unwrap();
+    end(&mut situation, "other", None).unwrap();
     situation.decide();
     assert!(situation.asked[0].placement.is_some());
-    let unknown = end(&mut situation, "default/other").unwrap_err().to_string();
+    let unknown = end(&mut situation, "default/other", None).unwrap_err().to_string();
     assert!(unknown.ends_with("(no job runs)"), "{unknown}");
 }
 
@@ -432,4 +432,21 @@ fn names_that_are_empty_are_counted() {
             "name in gang.groups is empty 1 time: give a name",
         ]
     );
+}
+
+#[test]
+fn the_namespace_given_is_that_of_the_job_that_ends() {
+    let jobs = serde_json::json!([
+        {"name": "demo/one", "gang": {"groups": []}},
+        {"name": "other/one", "gang": {"groups": []}},
+    ]);
+    let file = file(serde_json::json!({"": {"jobs": jobs}}));
+    let left = |name: &str, namespace: Option<&str>| {
+        let mut situation = saved(&file, &file.to_string()).unwrap();
+        end(&mut situation, name, namespace).unwrap();
+        situation.jobs[0].name.clone()
+    };
+    assert_eq!(left("one", Some("other")), "demo/one");
+    assert_eq!(left("one", None), "other/one", "as what is asked about");
+    assert_eq!(left("demo/one", Some("other")), "other/one", "what is written out counts");
 }
