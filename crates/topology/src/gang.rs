@@ -125,7 +125,7 @@ pub struct Balance {
 
 /// What groups want of each other. It holds, or there is no placement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields, expecting = "an object with `kind`")]
 pub enum Relation {
     /// All workers of these groups are in one domain.
     Together {
@@ -189,7 +189,13 @@ pub struct Placed {
 
 /// The gang contradicts itself or names what is not there; no cluster could hold it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "camelCase", tag = "kind", content = "what", deny_unknown_fields)]
+#[serde(
+    rename_all = "camelCase",
+    tag = "kind",
+    content = "what",
+    deny_unknown_fields,
+    expecting = "an object with `kind` and `what`"
+)]
 pub enum InvalidGang {
     /// Not a level of this cluster.
     #[error("level {level} is unknown: use one of {known}")]
