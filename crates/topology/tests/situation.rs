@@ -243,6 +243,61 @@ fn what_is_wrong_with_a_value_is_said_without_words_of_rust() {
     );
 }
 
+/// The words in code quotes behind the word "expected".
+fn expected(error: &str) -> Vec<String> {
+    let Some((_, expected)) = error.split_once("expected ") else { return Vec::new() };
+    let expected = expected.split("; correct it").next().unwrap_or_default();
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_stored_field_and_kind_is_on_the_page() {
+    let page = include_str!("../../../docs/placement.md");
+    let page = page.split_once("\n## The file\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let value = serde_json::to_value(of_all_types()).unwrap();
+    let mut all = Vec::new();
+    places(&value, String::new(), &mut all);
+    let mut words = std::collections::BTreeSet::new();
+    // What could be there is told by what is refused: of a field, and of a word where there is a list of them.
+    let mut refused = |value: &serde_json::Value| {
+        let error = json(&value.to_string()).err().map(|error| error.to_string()).unwrap_or_default();
+        let unknown = error.contains("unknown field `colour`") || error.contains("unknown value `colour`");
+        let expected = if unknown { expected(&error) } else { Vec::new() };
+        words.extend(expected.iter().cloned());
+        expected
+    };
+    for path in &all {
+        let mut changed = value.clone();
+        let at = changed.pointer_mut(path).unwrap();
+        let tag =
+            ["state", "kind", "reason"].into_iter().find(|tag| at.get(tag).is_some_and(serde_json::Value::is_string));
+        match at {
+            serde_json::Value::Object(fields) => drop(fields.insert("colour".into(), 1.into())),
+            serde_json::Value::String(word) => *word = "colour".into(),
+            _ => continue,
+        }
+        refused(&changed);
+        let Some(tag) = tag else { continue };
+        *changed.pointer_mut(path).unwrap() = serde_json::json!({tag: "colour"});
+        for kind in refused(&changed) {
+            for other in
+                [serde_json::json!({tag: kind, "colour": 1}), serde_json::json!({tag: kind, "what": {"colour": 1}})]
+            {
+                *changed.pointer_mut(path).unwrap() = other;
+                refused(&changed);
+            }
+        }
+    }
+    for word in ["leader", "instead_of", "unidentifiedGpus", "nvlink", "minOutOfRange", "gpusUnhealthy", "domains"] {
+        assert!(words.contains(word), "{word} is not among {words:?}");
+    }
+    let missing: Vec<_> = words
+        .iter()
+        .filter(|word| ![format!("`{word}`"), format!("`{word}[]`")].iter().any(|word| page.contains(word)))
+        .collect();
+    assert!(words.len() > 100 && missing.is_empty(), "of {} words not on the page: {missing:?}", words.len());
+}
+
 #[test]
 fn a_short_file_by_hand_is_enough_to_ask() {
     let mut situation = yaml(
