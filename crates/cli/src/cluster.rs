@@ -4,7 +4,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, Resource, ResourceExt};
+use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use weft_api::job::WorkerPhase;
 use weft_api::{GpuJob, GpuNode, GpuTopology, GpuTopologySpec, names};
@@ -58,9 +58,10 @@ impl Cluster {
             None if options.context.is_some() => {
                 Config::from_kubeconfig(&options).await.context("kubeconfig (KUBECONFIG or ~/.kube/config)")?
             }
-            None => {
-                Config::infer().await.context("no kubeconfig and not in a pod: give --kubeconfig or set KUBECONFIG")?
-            }
+            // Its own sentence says all that its sources say.
+            None => Config::infer().await.map_err(|error| {
+                anyhow!("no kubeconfig and not in a pod: give --kubeconfig or set KUBECONFIG: {error}")
+            })?,
         };
         let namespace = connection.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).context("cannot make a client from the kubeconfig")?;
@@ -138,10 +139,6 @@ impl Cluster {
     ///
     /// A job of that name may be there and may not be changed, so another name is judged.
     pub async fn judge(&self, mut manifest: Value) -> Result<GpuJob> {
-        let kind = GpuJob::kind(&());
-        if manifest.get("kind").and_then(Value::as_str) != Some(&*kind) {
-            bail!("the file holds no {kind}: give one GpuJob, or what --save wrote");
-        }
         let metadata = manifest.get("metadata");
         let text = |field: &str| metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_str);
         let name = text("name").context("metadata.name is missing")?.to_owned();

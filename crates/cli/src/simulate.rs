@@ -13,16 +13,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use kube::Resource;
+use serde::Deserialize;
 use serde_json::Value;
-use weft_topology::what_if::{Addition, place_on_empty, smallest_addition};
-use weft_topology::{
-    Asked, Cluster, Group, Member, NoPlacement, NodeName, Seat, Situation, Standing, Unreadable, VERSION,
-};
+use weft_api::GpuJob;
+use weft_topology::{Asked, NoPlacement, Situation, Unreadable, VERSION};
 
 use crate::Connection;
 use crate::cluster;
 
 mod live;
+mod no_room;
 mod notes;
 
 /// Exit status if there is no room for what was asked.
@@ -35,7 +36,8 @@ pub struct Simulate {
     /// standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Judge as if this job (NAME, or NAMESPACE/NAME) had ended. Repeat it for several.
+    /// Judge as if this job (NAME, or NAMESPACE/NAME) had ended. Repeat it for several. A NAME alone is in the namespace of
+    /// --namespace, or else of the job asked about.
     #[arg(long, value_name = "JOB")]
     without: Vec<String>,
     /// Also print the value of the placement term by term; docs/placement.md explains the terms under "Placing a gang".
@@ -51,9 +53,9 @@ impl Simulate {
     pub async fn run(&self, connection: &Connection) -> Result<ExitCode> {
         let text = read(&self.file)?;
         let file = if self.file.as_os_str() == "-" { "standard input" } else { &*self.file.to_string_lossy() };
-        let value: Value = serde_yaml_ng::from_str(&text)
-            .with_context(|| format!("{file} is not one YAML or JSON document: give one job at a time"))?;
-        let mut situation = if value.get("kind").is_some() {
+        let value = document(file, &text)?;
+        let source = if is_job(file, &value)? { Source::Cluster } else { Source::File };
+        let mut situation = if source == Source::Cluster {
             live::situation(&cluster::Cluster::connect(connection).await?, value).await?
         } else {
             let situation = saved(&value, &text).with_context(|| match value.get("cluster") {
@@ -67,20 +69,55 @@ impl Simulate {
             bail!("{file} asks for nothing: add a gang under `asked`");
         }
         for job in &self.without {
-            end(&mut situation, job)?;
+            end(&mut situation, job, connection.namespace.as_deref())?;
         }
         situation.decide();
         if let Some(path) = &self.save {
             let text = serde_yaml_ng::to_string(&situation).context("cannot write the situation as YAML")?;
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
-        crate::say(&render(&situation, self.terms))?;
+        crate::say(&render(&situation, self.terms, source))?;
         let wrong = |asked: &Asked| matches!(asked.no_placement, Some(NoPlacement::Invalid(_)));
         if situation.asked.iter().any(wrong) {
             return Ok(ExitCode::FAILURE);
         }
         let fits = situation.asked.iter().all(|asked| asked.placement.is_some());
         Ok(if fits { ExitCode::SUCCESS } else { ExitCode::from(NO_ROOM) })
+    }
+}
+
+/// The only document of a file.
+fn document(file: &str, text: &str) -> Result<Value> {
+    let mut documents = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let value = Value::deserialize(document);
+        documents
+            .push(value.with_context(|| format!("{file} cannot be read as YAML or JSON; correct it at this place"))?);
+    }
+    // Nothing at all is read as a document without a value.
+    if documents.iter().all(Value::is_null) {
+        bail!("{file} is empty: give a GpuJob, or what --save wrote");
+    }
+    match documents.len() {
+        1 => Ok(documents.swap_remove(0)),
+        documents => bail!("{file} holds {documents} documents: give one at a time"),
+    }
+}
+
+/// Whether it is a GpuJob; if not, it should be what --save wrote, and nothing else of Kubernetes.
+fn is_job(file: &str, value: &Value) -> Result<bool> {
+    let text = |field: &str| value.get(field).and_then(Value::as_str);
+    let (kind, version) = (text("kind"), text("apiVersion"));
+    let group = GpuJob::group(&());
+    let ours = version.and_then(|version| version.split_once('/')).is_some_and(|(of, _)| of == group);
+    match kind {
+        Some(kind) if kind == GpuJob::kind(&()) && ours => Ok(true),
+        None if version.is_none() && value.get("kind").is_none() => Ok(false),
+        _ => {
+            let (kind, version) = (kind.unwrap_or("a kind"), version.unwrap_or("without apiVersion"));
+            let (job, at) = (GpuJob::kind(&()), GpuJob::api_version(&()));
+            bail!("{file} holds {kind} ({version}): give a {job} ({at}), or what --save wrote")
+        }
     }
 }
 
@@ -102,11 +139,12 @@ fn read(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Takes a running job out of the situation.
-fn end(situation: &mut Situation, name: &str) -> Result<()> {
+/// Takes a running job out of the situation. A name alone is in the namespace that was given, or else in that of what is asked
+/// about.
+fn end(situation: &mut Situation, name: &str, namespace: Option<&str>) -> Result<()> {
     let asked = situation.asked.first().and_then(|asked| asked.name.split_once('/'));
-    let name = match asked {
-        Some((namespace, _)) if !name.contains('/') => &named(namespace, name),
+    let name = match namespace.or(asked.map(|(namespace, _)| namespace)) {
+        Some(namespace) if !name.contains('/') => &named(namespace, name),
         _ => name,
     };
     let Some(at) = situation.jobs.iter().position(|job| job.name == name) else {
@@ -120,8 +158,15 @@ fn end(situation: &mut Situation, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where the situation comes from, and so where somebody looks who wants to change it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Cluster,
+    File,
+}
+
 /// All answers in words.
-fn render(situation: &Situation, terms: bool) -> String {
+fn render(situation: &Situation, terms: bool, source: Source) -> String {
     let mut text = String::new();
     for asked in &situation.asked {
         match (&asked.placement, &asked.no_placement) {
@@ -131,78 +176,8 @@ fn render(situation: &Situation, terms: bool) -> String {
                     placement.terms.iter().for_each(|term| text += &format!("  {}: {}\n", term.name, term.value));
                 }
             }
-            (None, Some(why)) => no_room(&mut text, asked, why, &situation.cluster),
+            (None, Some(why)) => no_room::tell(&mut text, asked, why, &situation.cluster, source),
             (None, None) => {}
-        }
-    }
-    text
-}
-
-fn no_room(text: &mut String, asked: &Asked, why: &NoPlacement, cluster: &Cluster) {
-    let _ = writeln!(text, "{} has no place: {}", asked.name, why.tree());
-    if matches!(why, NoPlacement::Invalid(_)) {
-        return;
-    }
-    let rules = asked.rules();
-    let eligible = |group: &Group, node: &NodeName| rules.admit(group, node);
-    let _ = match place_on_empty(cluster, &asked.gang, &eligible) {
-        Ok(placement) => writeln!(text, "If all other work ended it would fit: {placement}"),
-        Err(why) => writeln!(text, "Waiting for other jobs does not help; if all of them ended: {why}"),
-    };
-    // Added nodes are taken as open to all groups, so their model has to be.
-    let admitted = |node: &NodeName| asked.gang.groups.iter().all(|group| rules.admit(group, node).is_ok());
-    let models = models(cluster, admitted);
-    if models.is_empty() {
-        *text += "No node that it may use has GPUs: `kubectl get gpunodes` says what the agents found\n";
-        return;
-    }
-    let additions =
-        models.into_iter().filter_map(|model| smallest_addition(cluster, &asked.gang, &eligible, &model).ok());
-    let _ = match additions.min_by_key(|addition| addition.nodes) {
-        Some(addition) => writeln!(text, "{}", in_words(&addition)),
-        None => writeln!(text, "More nodes like those that it may use would not make room either"),
-    };
-}
-
-/// A node of each kind of hardware, of those that are admitted: the one in the best state, and as if it had just joined.
-fn models(cluster: &Cluster, admitted: impl Fn(&NodeName) -> bool) -> Vec<Member> {
-    let mut members: Vec<Member> = Vec::new();
-    let mut seats: Vec<_> = cluster.nodes().filter(|seat| admitted(seat.name())).collect();
-    let sick = |seat: &Seat| seat.member.node.gpus().len() - seat.member.node.healthy().len();
-    seats.sort_by_key(|seat| (seat.member.standing != Standing::Ready, sick(seat), seat.name()));
-    for seat in seats {
-        let node = &seat.member.node;
-        let kind = |other: &Member| {
-            let gpus = other.node.gpus().iter().map(|gpu| (&gpu.product, &gpu.mig_profile));
-            other.node.wiring() == node.wiring()
-                && gpus.eq(node.gpus().iter().map(|gpu| (&gpu.product, &gpu.mig_profile)))
-        };
-        if !node.gpus().is_empty()
-            && !members.iter().any(kind)
-            && let Some(member) = cluster.member(seat.name())
-        {
-            members.push(Member { standing: Standing::Ready, ..member });
-        }
-    }
-    members
-}
-
-/// `2 more nodes like node-1 (8 × NVIDIA H100) would make room: 1 in rack a, 1 in rack b`.
-fn in_words(addition: &Addition) -> String {
-    let node = &addition.member.node;
-    let product = node.gpus().first().map_or("GPU", |gpu| &*gpu.product);
-    let s = if addition.nodes == 1 { "" } else { "s" };
-    let fewest = if addition.fewest { "no fewer would" } else { "fewer might do" };
-    let mut text = format!(
-        "{} more node{s} like {} ({} × {product}) would make room, {fewest}",
-        addition.nodes,
-        node.name(),
-        node.gpus().len()
-    );
-    if let Some(level) = &addition.level {
-        for (nth, part) in addition.parts.iter().enumerate() {
-            let domain = part.domain.as_ref().map_or("no domain with a name", |domain| domain.as_str());
-            let _ = write!(text, "{} {} in {level} {domain}", if nth == 0 { ":" } else { "," }, part.nodes);
         }
     }
     text

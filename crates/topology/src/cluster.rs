@@ -29,7 +29,7 @@ impl LevelLabel {
 
 /// Whether new work may be put on a node at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "state", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", tag = "state", deny_unknown_fields, expecting = "an object with `state`")]
 pub enum Standing {
     /// It may.
     #[default]

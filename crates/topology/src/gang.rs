@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Level, NodeName, Resources};
 
+/// The most workers of a gang: as many as a `GpuJob` can have, in 32 groups of 10,000.
+pub const MOST_WORKERS: u64 = 320_000;
+
 /// Groups of workers, placed all at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -24,6 +27,13 @@ pub struct Gang {
     /// Workers that run already and stay where they are. Their GPUs are claimed in the cluster; only the others are placed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub placed: Vec<Placed>,
+}
+
+impl Gang {
+    /// How many workers all groups have, running ones included.
+    pub fn workers(&self) -> u64 {
+        self.groups.iter().map(|group| u64::from(group.replicas)).sum()
+    }
 }
 
 /// Equal workers.
@@ -115,7 +125,7 @@ pub struct Balance {
 
 /// What groups want of each other. It holds, or there is no placement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields, expecting = "an object with `kind`")]
 pub enum Relation {
     /// All workers of these groups are in one domain.
     Together {
@@ -179,7 +189,13 @@ pub struct Placed {
 
 /// The gang contradicts itself or names what is not there; no cluster could hold it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "camelCase", tag = "kind", content = "what", deny_unknown_fields)]
+#[serde(
+    rename_all = "camelCase",
+    tag = "kind",
+    content = "what",
+    deny_unknown_fields,
+    expecting = "an object with `kind` and `what`"
+)]
 pub enum InvalidGang {
     /// Not a level of this cluster.
     #[error("level {level} is unknown: use one of {known}")]
@@ -198,6 +214,9 @@ pub enum InvalidGang {
     /// A group without workers.
     #[error("group {0:?} has 0 replicas: ask for at least 1")]
     NoReplicas(String),
+    /// More workers than can be listed.
+    #[error("{0} workers are wanted and a gang has at most {MOST_WORKERS}: ask for fewer replicas")]
+    TooManyWorkers(u64),
     /// The minimum is not within 1 … replicas.
     #[error("group {group:?} wants at least {min} of {replicas} replicas: the minimum lies between 1 and replicas")]
     MinOutOfRange {

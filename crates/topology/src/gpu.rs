@@ -8,7 +8,7 @@ use crate::GpuUuid;
 
 /// Whether work may be put on a GPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "state", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", tag = "state", deny_unknown_fields, expecting = "an object with `state`")]
 pub enum Health {
     /// Usable.
     #[default]

@@ -122,7 +122,7 @@ mod wiring;
 
 pub use choose::{Choice, NoChoice, choose};
 pub use cluster::{Claim, Cluster, LevelLabel, LevelsError, Member, Standing};
-pub use gang::{Balance, Gang, Group, InvalidGang, Joined, Placed, Relation, Slice};
+pub use gang::{Balance, Gang, Group, InvalidGang, Joined, MOST_WORKERS, Placed, Relation, Slice};
 pub use gpu::{Gpu, Health};
 pub use gpu_set::GpuSet;
 pub use name::{DomainName, GpuUuid, Level, NodeName, Owner};

@@ -42,7 +42,7 @@ pub struct NodeFacts {
 
 /// A gap or a contradiction in the facts, and what the model took instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields, expecting = "an object with `kind`")]
 pub enum Assumption {
     /// No wire was reported in either direction.
     MissingLink {

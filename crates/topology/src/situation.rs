@@ -102,7 +102,7 @@ impl Situation {
                 Some((place, why)) if at.starts_with(place) => why.to_owned(),
                 _ => why,
             };
-            Unreadable::Field { at, why }
+            Unreadable::Field { at, why: in_words(&why) }
         })?;
         if read.version == VERSION { Ok(read) } else { Err(Unreadable::Version(read.version)) }
     }
@@ -119,6 +119,30 @@ impl Situation {
             };
         }
     }
+}
+
+/// What serde says of a value, without the names that only Rust has.
+fn in_words(why: &str) -> String {
+    let mut words = why.to_owned();
+    for (rust, plain) in [
+        ("unknown variant", "unknown value"),
+        ("expected variant identifier", "expected one of the words that it can be"),
+        ("unit value", "nothing"),
+        ("invalid type: sequence", "invalid type: list"),
+        ("expected a sequence", "expected a list"),
+        ("expected a tuple of size 2", "expected a list of two"),
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected u64", "expected a whole number from 0 on"),
+        ("expected i64", "expected a whole number"),
+    ] {
+        words = words.replace(rust, plain);
+    }
+    // Which struct it is, the place says.
+    if let Some((before, name)) = words.split_once("expected struct ") {
+        let rest = name.trim_start_matches(|letter: char| letter.is_alphanumeric());
+        words = format!("{before}expected an object with fields{rest}");
+    }
+    words
 }
 
 impl Asked {

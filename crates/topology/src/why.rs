@@ -11,7 +11,7 @@ use crate::{DomainName, Level, NodeName};
 ///
 /// Of several reasons the first in the order below is given; for GPUs it is the one without which they would suffice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "reason", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", tag = "reason", deny_unknown_fields, expecting = "an object with `reason`")]
 pub enum Exclusion {
     /// The node's labels do not match the node selector or affinity.
     Selector {
@@ -189,7 +189,13 @@ pub struct NoRoom {
 
 /// There is no place for the gang.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "camelCase", tag = "kind", content = "what", deny_unknown_fields)]
+#[serde(
+    rename_all = "camelCase",
+    tag = "kind",
+    content = "what",
+    deny_unknown_fields,
+    expecting = "an object with `kind` and `what`"
+)]
 pub enum NoPlacement {
     /// There is none in any cluster with these levels.
     #[error(transparent)]

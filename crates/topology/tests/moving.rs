@@ -6,7 +6,7 @@ mod machines;
 use std::collections::BTreeSet;
 
 use machines::{anyone, bridged, every_node, gang, member, node, nvswitch8, pcie, racks_of_h100, zones_and_racks};
-use weft_topology::what_if::{defragment, place_on_empty, replace, smallest_addition};
+use weft_topology::what_if::{NoAddition, defragment, place_on_empty, replace, smallest_addition};
 use weft_topology::*;
 
 fn gpus_of(node: &str, gpus: &[u32]) -> Vec<GpuUuid> {
@@ -443,6 +443,61 @@ fn that_no_fewer_nodes_do_is_claimed_only_as_far_as_all_spreads_were_tried() {
         let found = added(&many, &gang);
         assert_eq!((found.nodes, found.fewest), (4, true));
     }
+}
+
+#[test]
+fn a_number_of_nodes_that_nobody_has_is_not_looked_for() {
+    let cluster = full(2, 8);
+    let model = member(nvswitch8("model", 18), &[("zone", "z"), ("rack", "new")]);
+    let asked = |replicas: u32, gpus: u32, required: Option<&str>| {
+        smallest_addition(&cluster, &gang(replicas, gpus, required), &every_node, &model)
+    };
+    let found = asked(4_000, 1, None).unwrap();
+    assert_eq!((found.nodes, found.fewest), (500, true));
+    assert_eq!(asked(320_000, 8, Some("rack")).unwrap_err(), NoAddition::TooMany("model".into()));
+    // Five of eight GPUs are a worker's, so the GPUs would suffice and the nodes do not.
+    let beyond = asked(10_001, 5, None).unwrap_err();
+    assert_eq!(
+        beyond.to_string(),
+        "10000 more nodes like model do not make room, and more are not looked at: ask for fewer workers"
+    );
+    // A worker that such a node cannot take is the reason, however many workers there are.
+    let why = asked(320_000, 16, None).unwrap_err().to_string();
+    assert!(why.contains("too few GPUs (8 of 16)"), "{why}");
+    let mut gang = gang(u32::MAX, 1, None);
+    gang.groups.push(Group::new("second", u32::MAX, 1));
+    let why = smallest_addition(&cluster, &gang, &every_node, &model).unwrap_err().to_string();
+    assert_eq!(why, "8589934590 workers are wanted and a gang has at most 320000: ask for fewer replicas");
+}
+
+#[test]
+fn many_nodes_are_imagined_in_few_domains_and_that_is_said() {
+    let asked = gang(1_500, 8, Some("rack"));
+    let found = added(&full(20, 1), &asked);
+    assert_eq!((found.nodes, found.fewest), (1_500, true), "in 20 racks it takes 30,000 nodes to prove it");
+    let found = added(&full(80, 1), &asked);
+    assert_eq!((found.nodes, found.fewest), (1_500, false), "and in 80 more than 100,000");
+}
+
+#[test]
+fn the_fewest_nodes_are_found_from_a_guess_that_is_too_high_or_too_low() {
+    // What is free in the racks lets fewer do; whole slices and domains take more than the GPUs add up to.
+    let mut cluster = full(1, 1);
+    for n in 0..40 {
+        cluster.upsert(member(nvswitch8(&format!("free{n}"), 18), &[("zone", "z"), ("rack", "r0")]));
+    }
+    let two = |first: u32, second: u32| Gang {
+        groups: vec![Group::new("first", first, 8), Group::new("second", second, 5)],
+        ..Default::default()
+    };
+    assert_eq!((added(&cluster, &two(40, 40)).nodes, added(&cluster, &two(90, 60)).nodes), (40, 110));
+    let mut sliced = gang(60, 4, None);
+    sliced.groups[0].slices = vec![Slice { level: "rack".into(), size: 60 }];
+    block(&mut cluster, "free0", &[0, 1, 2, 3, 4, 5]);
+    assert_eq!(added(&full(1, 1), &sliced).nodes, 30);
+    let mut hosts = gang(60, 3, None);
+    hosts.groups[0].balanced = Some(Balance { level: "host".into(), most: Some(1) });
+    assert_eq!((added(&full(1, 1), &hosts).nodes, added(&cluster, &hosts).nodes), (60, 21));
 }
 
 #[test]

@@ -115,15 +115,21 @@ fn a_field_that_is_not_known_is_refused_with_its_place() {
     assert!(error.starts_with("the file cannot be read: missing field `cluster`"), "{error}");
 }
 
-#[test]
-fn every_stored_type_refuses_what_it_does_not_know() {
-    let mut cluster = racks_of_h100(1, 1);
+/// A situation with something of every stored type, decided.
+fn of_all_types() -> Situation {
+    let mut cluster = racks_of_h100(1, 2);
     let claim = Claim { gpus: vec!["GPU-r0-n0-1".into()], unidentified_gpus: 1, planned: true, ..Default::default() };
     cluster.claim(&"r0-n0".into(), "pod".into(), claim);
     cluster.claim(&"later".into(), "early".into(), Claim { unidentified_gpus: 2, ..Default::default() });
+    let seen = cluster.member(&"r0-n1".into()).unwrap();
+    let mut facts = NodeFacts::from(seen.node.clone());
+    facts.gpus[0].health = Health::unhealthy("XID 79");
+    facts.assumptions.push(Assumption::RepeatedGpu { uuid: "GPU-r0-n1-0".into() });
+    let allocatable = Resources::new().with("cpu", 1);
+    cluster.upsert(Member { node: Node::new(facts).unwrap(), allocatable, standing: Standing::Cordoned, ..seen });
     let mut situation = Situation::of(cluster);
     let relation = Relation::Apart { groups: vec!["a".into(), "b".into()], level: "host".into() };
-    let mut groups = vec![Group::new("a", 2, 1), Group::new("b", 2, 1)];
+    let mut groups = vec![Group::new("a", 2, 1), Group { joined_by: Some(Joined::Socket), ..Group::new("b", 2, 1) }];
     groups[0].slices = vec![Slice { level: "rack".into(), size: 2 }];
     groups[0].balanced = Some(Balance { level: "host".into(), most: Some(2) });
     groups[1].preferred = Some("rack".into());
@@ -134,9 +140,17 @@ fn every_stored_type_refuses_what_it_does_not_know() {
     let small =
         Gang { groups: vec![Group { preferred: Some("rack".into()), ..Group::new("s", 1, 1) }], ..Default::default() };
     situation.asked.push(Asked { verdicts, ..Asked::new("no", gang.clone()) });
+    let small = Gang { preferred: Some("rack".into()), ..small };
     situation.asked.push(Asked::new("yes", small));
+    situation.asked.push(Asked::new("wrong", Gang::default()));
     situation.jobs.push(Running { name: "j".into(), gang, owners: vec!["o".into()], fixed: true });
     situation.decide();
+    situation
+}
+
+#[test]
+fn every_stored_type_refuses_what_it_does_not_know() {
+    let situation = of_all_types();
     let value = serde_json::to_value(&situation).unwrap();
     assert!(json(&value.to_string()).is_ok());
     // A field more in any object, except where names are the keys, is refused.
@@ -147,7 +161,7 @@ fn every_stored_type_refuses_what_it_does_not_know() {
         let mut value = value.clone();
         let object = value.pointer_mut(&path).unwrap().as_object_mut().unwrap();
         // One word as a tag, and nothing else that could be told apart.
-        let bare = object.len() == 1 && object.contains_key("state");
+        let bare = object.len() == 1 && (object.contains_key("state") || object.contains_key("reason"));
         object.insert("colour".into(), "red".into());
         let read = json(&value.to_string());
         let named = path.ends_with("/labels") || path.ends_with("/allocatable") || path.ends_with("/resources");
@@ -173,6 +187,115 @@ fn objects(value: &serde_json::Value, path: String, paths: &mut Vec<String>) {
         }
         _ => {}
     }
+}
+
+/// Where there is anything at all in a value.
+fn places(value: &serde_json::Value, path: String, places: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields
+                .iter()
+                .for_each(|(key, value)| self::places(value, format!("{path}/{}", key.replace('/', "~1")), places));
+        }
+        serde_json::Value::Array(values) => {
+            values.iter().enumerate().for_each(|(nth, value)| self::places(value, format!("{path}/{nth}"), places));
+        }
+        _ => {}
+    }
+    places.push(path);
+}
+
+#[test]
+fn what_is_wrong_with_a_value_is_said_without_words_of_rust() {
+    let value = serde_json::to_value(of_all_types()).unwrap();
+    let mut all = Vec::new();
+    places(&value, String::new(), &mut all);
+    let mut refused = 0;
+    for path in all {
+        for wrong in ["\"red\"", "-1", "1.5", "true", "null", "[]", "[1]", "{}"] {
+            let mut value = value.clone();
+            *value.pointer_mut(&path).unwrap() = serde_json::from_str(wrong).unwrap();
+            // YAML is read slowly, and says the same but for the place.
+            let text = value.to_string();
+            let reads = [Some(json(&text)), (wrong == "\"red\"").then(|| yaml(&text))];
+            for error in reads.into_iter().flatten().filter_map(Result::err) {
+                let error = error.to_string();
+                refused += 1;
+                for word in ["struct", "enum", "u32", "u64", "i64", "usize", "variant", "sequence", "tuple", "unit"] {
+                    let of_rust = error.split(|c: char| !c.is_alphanumeric()).any(|other| other == word);
+                    assert!(!of_rust, "{path} as {wrong}: {error}");
+                }
+            }
+        }
+    }
+    assert!(refused > 1_000, "{refused}");
+    let said = |text: &str| yaml(text).unwrap_err().to_string();
+    assert!(
+        said("t/a")
+            .starts_with("the file cannot be read: invalid type: string \"t/a\", expected an object with fields;")
+    );
+    let error = said("version: 1\ncluster: {levels: [], nodes: [{node: {name: n}, standing: ready}]}");
+    assert!(
+        error.contains(
+            "cluster.nodes[0].standing cannot be read: invalid type: string \"ready\", expected an object with `state`"
+        ),
+        "{error}"
+    );
+}
+
+/// The words in code quotes behind the word "expected".
+fn expected(error: &str) -> Vec<String> {
+    let Some((_, expected)) = error.split_once("expected ") else { return Vec::new() };
+    let expected = expected.split("; correct it").next().unwrap_or_default();
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_stored_field_and_kind_is_on_the_page() {
+    let page = include_str!("../../../docs/placement.md");
+    let page = page.split_once("\n## The file\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let value = serde_json::to_value(of_all_types()).unwrap();
+    let mut all = Vec::new();
+    places(&value, String::new(), &mut all);
+    let mut words = std::collections::BTreeSet::new();
+    // What could be there is told by what is refused: of a field, and of a word where there is a list of them.
+    let mut refused = |value: &serde_json::Value| {
+        let error = json(&value.to_string()).err().map(|error| error.to_string()).unwrap_or_default();
+        let unknown = error.contains("unknown field `colour`") || error.contains("unknown value `colour`");
+        let expected = if unknown { expected(&error) } else { Vec::new() };
+        words.extend(expected.iter().cloned());
+        expected
+    };
+    for path in &all {
+        let mut changed = value.clone();
+        let at = changed.pointer_mut(path).unwrap();
+        let tag =
+            ["state", "kind", "reason"].into_iter().find(|tag| at.get(tag).is_some_and(serde_json::Value::is_string));
+        match at {
+            serde_json::Value::Object(fields) => drop(fields.insert("colour".into(), 1.into())),
+            serde_json::Value::String(word) => *word = "colour".into(),
+            _ => continue,
+        }
+        refused(&changed);
+        let Some(tag) = tag else { continue };
+        *changed.pointer_mut(path).unwrap() = serde_json::json!({tag: "colour"});
+        for kind in refused(&changed) {
+            for other in
+                [serde_json::json!({tag: kind, "colour": 1}), serde_json::json!({tag: kind, "what": {"colour": 1}})]
+            {
+                *changed.pointer_mut(path).unwrap() = other;
+                refused(&changed);
+            }
+        }
+    }
+    for word in ["leader", "instead_of", "unidentifiedGpus", "nvlink", "minOutOfRange", "gpusUnhealthy", "domains"] {
+        assert!(words.contains(word), "{word} is not among {words:?}");
+    }
+    let missing: Vec<_> = words
+        .iter()
+        .filter(|word| ![format!("`{word}`"), format!("`{word}[]`")].iter().any(|word| page.contains(word)))
+        .collect();
+    assert!(words.len() > 100 && missing.is_empty(), "of {} words not on the page: {missing:?}", words.len());
 }
 
 #[test]

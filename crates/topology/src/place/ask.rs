@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ranks::Place;
 use super::relations::Rules;
 use super::room::Ask;
-use crate::gang::{Gang, Group, InvalidGang};
+use crate::gang::{Gang, Group, InvalidGang, MOST_WORKERS};
 use crate::{Cluster, GpuSet, Level};
 
 /// A gang in terms of the cluster's tree.
@@ -38,6 +38,9 @@ pub(super) fn question<'a>(cluster: &Cluster, gang: &'a Gang) -> Result<Question
     }
     if gang.groups.is_empty() {
         return Err(InvalidGang::NoGroups);
+    }
+    if gang.workers() > MOST_WORKERS {
+        return Err(InvalidGang::TooManyWorkers(gang.workers()));
     }
     let mut asks: Vec<Ask<'a>> = Vec::with_capacity(gang.groups.len());
     for group in &gang.groups {

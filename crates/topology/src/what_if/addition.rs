@@ -1,17 +1,24 @@
 //! The fewest nodes that make room for a gang, and where: what an autoscaler is asked for.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
 use crate::gang::Relation;
 use crate::{
-    Cluster, DomainName, Eligibility, Gang, Group, Level, Member, NoPlacement, Node, NodeFacts, NodeName, Placement,
-    place_where,
+    Cluster, DomainName, Eligibility, Gang, GpuSet, Group, Level, Member, NoPlacement, NoRoom, Node, NodeFacts,
+    NodeName, Placement, place, place_where,
 };
 
 /// What the names of nodes that are only imagined start with.
 pub const ADDED: &str = "added-node-";
+
+/// The most nodes that are told: twice as many as Kubernetes supports in a cluster.
+pub const MOST_ADDED: u32 = 10_000;
+
+/// Nodes imagined in all attempts together. Each costs 45 µs in a build that is not optimised, with placing on it.
+const MOST_IMAGINED: u32 = 100_000;
 
 /// Placements tried beyond those into a single domain.
 const MOST_ATTEMPTS: u32 = 300;
@@ -48,6 +55,17 @@ pub struct Added {
     pub member: Member,
 }
 
+/// There is no number of nodes to tell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAddition {
+    /// Not even one more node per worker makes room.
+    #[error(transparent)]
+    NoPlacement(#[from] NoPlacement),
+    /// [`MOST_ADDED`] more nodes do not make room, and no more are looked at.
+    #[error("{MOST_ADDED} more nodes like {0} do not make room, and more are not looked at: ask for fewer workers")]
+    TooMany(NodeName),
+}
+
 /// The fewest nodes like `model` to add, and where.
 ///
 /// Where the gang is bound to domains of a level, each domain there is, and the one that `model` is labelled for, is tried
@@ -55,46 +73,46 @@ pub struct Added {
 /// taken as eligible. Of equally many nodes the first domain wins, the model's own first.
 ///
 /// # Errors
-/// The reason why the gang has no place even with one node like `model` per worker.
+/// The reason why the gang has no place even with one node like `model` per worker, or with [`MOST_ADDED`] if those are fewer;
+/// in the domains that were tried, should there be too many of them for so many nodes.
 pub fn smallest_addition(
     cluster: &Cluster,
     gang: &Gang,
     eligible: Eligibility<'_>,
     model: &Member,
-) -> Result<Addition, NoPlacement> {
+) -> Result<Addition, NoAddition> {
     let (depth, parts) = binding(cluster, gang);
     let models = models(cluster, depth, model);
-    let mut search = Search { cluster, gang, eligible, models: &models, depth, unproven: false };
-    let most = gang.groups.iter().map(|group| group.replicas).sum::<u32>() - gang.placed.len() as u32;
-    let mut best = match search.attempt(&[(0, 0)]) {
+    let imagined = MOST_IMAGINED;
+    let mut search = Search { cluster, gang, eligible, models: &models, depth, imagined, unproven: false };
+    let none = match search.attempt(&[(0, 0)]) {
         Ok(placement) => return Ok(search.addition(&[(0, 0)], placement, true)),
-        Err(invalid @ NoPlacement::Invalid(_)) => return Err(invalid),
-        Err(NoPlacement::NoRoom(_)) => None,
+        Err(NoPlacement::NoRoom(why)) => why,
+        Err(invalid) => return Err(invalid.into()),
     };
+    let Some(guess) = guess(cluster, gang, model, &none) else {
+        // Of whatever number of such nodes none would be used.
+        let placement = search.attempt(&[(0, 1)])?;
+        return Ok(search.addition(&[(0, 1)], placement, !search.unproven));
+    };
+    let least = gpus_missing(cluster, gang).div_ceil((model.node.gpus().len() as u64).max(1));
+    let Some(least) = u32::try_from(least).ok().filter(|&least| least <= MOST_ADDED) else {
+        return Err(NoAddition::TooMany(model.node.name().clone()));
+    };
+    let workers = gang.workers() - gang.placed.len() as u64;
+    let most = u32::try_from(workers).unwrap_or(u32::MAX).min(MOST_ADDED);
+    let mut best: Option<(u32, usize, Placement)> = None;
     let mut why = None;
     for nth in 0..models.len() {
         let below = best.as_ref().map_or(most + 1, |&(nodes, _, _)| nodes);
         if below <= 1 {
             break;
         }
-        match search.attempt(&[(nth, below - 1)]) {
-            Ok(placement) => best = Some((below - 1, nth, placement)),
-            Err(reason) => {
-                why.get_or_insert(reason);
-                continue;
-            }
-        }
-        // Room does not go away as nodes are added, so the fewest that do can be found by halving.
-        let (mut fails, mut fits) = (0, below - 1);
-        while fits - fails > 1 {
-            let middle = fails.midpoint(fits);
-            match search.attempt(&[(nth, middle)]) {
-                Ok(placement) => {
-                    fits = middle;
-                    best = Some((fits, nth, placement));
-                }
-                Err(_) => fails = middle,
-            }
+        // Most domains after the first do not do with less, which one attempt tells.
+        match search.fewest(nth, if nth == 0 { guess } else { below - 1 }, below - 1) {
+            Some(Ok((nodes, placement))) => best = Some((nodes, nth, placement)),
+            Some(Err(reason)) => why = why.or(Some(reason)),
+            None => break,
         }
     }
     let single = best.map(|(nodes, nth, placement)| (vec![(nth, nodes)], placement));
@@ -103,12 +121,12 @@ pub fn smallest_addition(
     let mut complete = true;
     if parts && models.len() > 1 {
         let mut attempts = MOST_ATTEMPTS;
-        'sizes: for nodes in 2..=limit {
+        'sizes: for nodes in least.max(2)..=limit {
             let mut spread = vec![0u32; models.len()];
             spread[0] = nodes;
             loop {
                 if spread.iter().filter(|&&nodes| nodes > 0).count() > 1 {
-                    if attempts == 0 {
+                    if attempts == 0 || !search.affords(nodes) {
                         complete = false;
                         break 'sizes;
                     }
@@ -126,17 +144,52 @@ pub fn smallest_addition(
             }
         }
     }
-    match (found, why) {
-        (Some((parts, placement)), _) => {
+    match found {
+        Some((parts, placement)) => {
             let fewest = complete && !search.unproven;
             Ok(search.addition(&parts, placement, fewest))
         }
-        (None, Some(why)) => Err(why),
-        (None, None) => {
-            let parts = [(0, most)];
-            search.attempt(&parts).map(|placement| search.addition(&parts, placement, false))
-        }
+        None if workers > u64::from(most) => Err(NoAddition::TooMany(model.node.name().clone())),
+        None => Err(why.unwrap_or(NoPlacement::NoRoom(none)).into()),
     }
+}
+
+/// About how many nodes it will take: what the workers that lack a place need of empty ones. None if no worker of any group
+/// fits on one.
+fn guess(cluster: &Cluster, gang: &Gang, model: &Member, none: &NoRoom) -> Option<u32> {
+    let nodes = gang.groups.iter().filter_map(|group| {
+        let room = NonZeroU64::new(room(cluster, group, model))?;
+        Some(missing(gang, group).div_ceil(room.get()))
+    });
+    let nodes = nodes.reduce(|all, more| all + more)?;
+    let bound = none.best.iter().find(|best| best.level == none.required);
+    let workers = u64::from(none.workers).max(1);
+    let lacking = workers.saturating_sub(bound.map_or(0, |best| u64::from(best.fits)));
+    Some(u32::try_from((nodes * lacking).div_ceil(workers)).unwrap_or(u32::MAX).max(1))
+}
+
+/// Workers of a group that have to find a place.
+fn missing(gang: &Gang, group: &Group) -> u64 {
+    let running = gang.placed.iter().filter(|placed| placed.group == group.name).count();
+    u64::from(group.min.unwrap_or(group.replicas)).saturating_sub(running as u64)
+}
+
+/// GPUs that are wanted beyond all that there are, were they free.
+fn gpus_missing(cluster: &Cluster, gang: &Gang) -> u64 {
+    let wanted: u64 = gang.groups.iter().map(|group| missing(gang, group) * u64::from(group.gpus)).sum();
+    wanted.saturating_sub(cluster.nodes().map(|seat| seat.member.node.gpus().len() as u64).sum())
+}
+
+/// Workers of a group that fit on an empty node like `model`, counted up to as many as a node can have GPUs.
+fn room(cluster: &Cluster, group: &Group, model: &Member) -> u64 {
+    let (replicas, min) = (group.replicas.min(GpuSet::CAPACITY as u32), Some(1));
+    let (required, preferred, balanced, slices) = (None, None, None, Vec::new());
+    let group = Group { replicas, min, required, preferred, balanced, slices, ..group.clone() };
+    // The levels come from a cluster, so they make one again.
+    let Ok(mut alone) = Cluster::new(cluster.levels().to_vec()) else { return 0 };
+    alone.upsert(model.clone());
+    place(&alone, &Gang { groups: vec![group], ..Gang::default() })
+        .map_or(0, |placement| placement.workers.len() as u64)
 }
 
 struct Search<'s> {
@@ -145,11 +198,58 @@ struct Search<'s> {
     eligible: Eligibility<'s>,
     models: &'s [Member],
     depth: Option<usize>,
-    /// Whether some attempt failed without proof.
+    /// What is left of the nodes to imagine.
+    imagined: u32,
+    /// Whether some attempt failed without proof, or was left out.
     unproven: bool,
 }
 
 impl Search<'_> {
+    /// The fewest nodes like a model that do, of at most `most`, looked for from `guess` on. None if there is nothing left to
+    /// imagine them with.
+    fn fewest(&mut self, nth: usize, guess: u32, most: u32) -> Option<Result<(u32, Placement), NoPlacement>> {
+        // Room does not go away as nodes are added, so between a number that fails and one that fits lies the fewest.
+        let (mut fails, mut fits) = (0, None);
+        let guess = guess.min(most);
+        for nodes in [guess, most] {
+            if fits.is_none() && nodes > fails {
+                if !self.affords(nodes) {
+                    return None;
+                }
+                match self.attempt(&[(nth, nodes)]) {
+                    Ok(placement) => fits = Some((nodes, placement)),
+                    Err(why) if nodes == most => return Some(Err(why)),
+                    Err(_) => fails = nodes,
+                }
+            }
+        }
+        let (mut fits, mut placement) = fits?;
+        let down = fits == guess;
+        let mut step = 1;
+        while fits - fails > 1 {
+            // Away from the guess in steps that double, and by halving once that is less.
+            let half = fails.midpoint(fits);
+            let nodes = if down { half.max(fits.saturating_sub(step)) } else { half.min(fails.saturating_add(step)) };
+            step = step.saturating_mul(2);
+            if !self.affords(nodes) {
+                break;
+            }
+            match self.attempt(&[(nth, nodes)]) {
+                Ok(fewer) => (fits, placement) = (nodes, fewer),
+                Err(_) => fails = nodes,
+            }
+        }
+        Some(Ok((fits, placement)))
+    }
+
+    /// Whether so many more nodes can be imagined; if not, nothing is proven any more.
+    fn affords(&mut self, nodes: u32) -> bool {
+        let left = self.imagined.checked_sub(nodes);
+        self.unproven |= left.is_none();
+        self.imagined = left.unwrap_or(self.imagined);
+        left.is_some()
+    }
+
     /// Places the gang with so many more nodes like each model.
     fn attempt(&mut self, parts: &[(usize, u32)]) -> Result<Placement, NoPlacement> {
         let eligible = |group: &Group, node: &NodeName| {

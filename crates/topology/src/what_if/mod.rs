@@ -9,7 +9,7 @@ mod shrink;
 
 use serde::{Deserialize, Serialize};
 
-pub use addition::{ADDED, Added, Addition, smallest_addition};
+pub use addition::{ADDED, Added, Addition, MOST_ADDED, NoAddition, smallest_addition};
 pub use defragment::{Defragmentation, EligibilityOf, Gain, Move, defragment};
 pub use movers::{Replacement, replace};
 pub use shrink::{NoShrinking, Shrinking, shrink};
