@@ -450,3 +450,31 @@ proptest! {
         prop_assert_eq!(named, value(&gone));
     }
 }
+
+#[test]
+fn that_not_all_ways_to_add_nodes_were_tried_is_said_and_not_that_there_is_none() {
+    // Two groups are to be in different racks, and with 25 full racks there are more ways to spread two nodes than are tried.
+    let racks = |many: usize| {
+        let mut cluster = Cluster::new(vec![LevelLabel::new("rack", "rack")]).unwrap();
+        for nth in 0..many {
+            let name = format!("n{nth:02}");
+            let machine = machines::nvswitch8(&name, 18);
+            let gpus = machine.uuids(machine.all());
+            cluster.upsert(machines::member(machine, &[("rack", name.as_str())]));
+            cluster.claim(&name.as_str().into(), name.as_str().into(), Claim { gpus, ..Claim::default() });
+        }
+        cluster
+    };
+    let gang = Gang {
+        groups: vec![Group::new("a", 2, 8), Group::new("b", 2, 8)],
+        relations: vec![Relation::Apart { groups: vec!["a".into(), "b".into()], level: "rack".into() }],
+        ..Gang::default()
+    };
+    let addition = |many: usize| {
+        let cluster = racks(many);
+        let model = cluster.member(&"n00".into()).unwrap();
+        what_if::smallest_addition(&cluster, &gang, &|_, _| Ok(()), &model)
+    };
+    assert_eq!(addition(10).unwrap().nodes, 4);
+    assert_eq!(addition(25).unwrap_err(), what_if::NoAddition::GaveUp("n00".into()));
+}

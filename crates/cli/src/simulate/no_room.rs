@@ -26,11 +26,23 @@ pub(super) fn tell(text: &mut String, asked: &Asked, why: &NoPlacement, cluster:
         Ok(placement) => writeln!(text, "If all other work ended it would fit: {placement}"),
         Err(why) => writeln!(text, "Waiting for other jobs does not help; if all of them ended: {why}"),
     };
+    let groups = || asked.gang.groups.iter();
     // Added nodes are taken as open to all groups, so their model has to be.
-    let ruled_out = |node: &NodeName| asked.gang.groups.iter().find_map(|group| rules.admit(group, node).err());
-    let models = models(cluster, |node| ruled_out(node).is_none());
+    let models = models(cluster, |node| groups().all(|group| rules.admit(group, node).is_ok()));
     if models.is_empty() {
-        let _ = writeln!(text, "{}", no_model(cluster, ruled_out, source));
+        // Of no use is a node only if all groups that need GPUs are kept off it.
+        let needs_gpus = groups().any(|group| group.gpus > 0);
+        let ruled_out = |node: &NodeName| {
+            let open = groups().filter(|group| group.gpus > 0 || !needs_gpus).map(|group| rules.admit(group, node));
+            open.reduce(Result::or).and_then(Result::err)
+        };
+        let mut with_gpus = cluster.nodes().filter(|seat| !seat.member.node.gpus().is_empty());
+        let told = if with_gpus.any(|seat| ruled_out(seat.name()).is_none()) {
+            "What more nodes would do is not worked out: no node with GPUs may take workers of all groups".to_owned()
+        } else {
+            no_model(cluster, ruled_out, source)
+        };
+        let _ = writeln!(text, "{told}");
         return;
     }
     let tried = models.iter().map(|model| smallest_addition(cluster, &asked.gang, &eligible, model));
@@ -135,9 +147,17 @@ fn no_addition(
         }
     }
     let errors: Vec<NoAddition> = errors.into_iter().collect();
-    let too_many = errors.iter().find(|error| matches!(error, NoAddition::TooMany(_)));
-    match too_many.or(errors.first()) {
+    let not_tried = errors.iter().find(|error| !matches!(error, NoAddition::NoPlacement(_)));
+    match not_tried.or(errors.first()) {
         Some(error @ NoAddition::TooMany(_)) => error.to_string(),
+        Some(NoAddition::GaveUp(model)) => {
+            format!("No number of nodes like {model} was found that makes room; not all ways to add them were tried")
+        }
+        Some(error) if models.len() > 1 => {
+            format!(
+                "More nodes of one kind would not make room, and of several kinds together they are not looked at; of one kind: {error}"
+            )
+        }
         Some(error) => {
             format!(
                 "More nodes like those that it may use would not make room either; with one for each worker: {error}"

@@ -257,6 +257,28 @@ fn where_all_nodes_are_ruled_out_that_is_said_and_what_to_change() {
 }
 
 #[test]
+fn nodes_that_some_group_with_gpus_may_use_are_not_called_ruled_out() {
+    let mut file = eights(2, serde_json::json!({}));
+    let group = |name: &str, gpus: u32| serde_json::json!({"name": name, "replicas": 3, "gpus": gpus});
+    let off = |group: &str, nth: usize| serde_json::json!({"group": group, "node": format!("n{nth:02}"), "exclusion": {"reason": "selector", "detail": "pool"}});
+    // A leader without GPUs has a pool of its own.
+    file["asked"][0]["gang"] = serde_json::json!({"groups": [group("leader", 0), group("worker", 8)]});
+    file["asked"][0]["verdicts"] = serde_json::json!([off("leader", 0), off("leader", 1)]);
+    let told = "What more nodes would do is not worked out: no node with GPUs may take workers of all groups";
+    assert_eq!(advice(&file), told);
+    // Two groups have a pool each.
+    file["asked"][0]["gang"] = serde_json::json!({"groups": [group("a", 8), group("b", 8)]});
+    file["asked"][0]["verdicts"] = serde_json::json!([off("a", 0), off("b", 1)]);
+    assert_eq!(advice(&file), told);
+    file["asked"][0]["verdicts"] = serde_json::json!([off("a", 0), off("b", 0), off("a", 1), off("b", 1)]);
+    assert!(
+        advice(&file).starts_with("All 2 nodes with GPUs are ruled out, 2 by selector (pool)"),
+        "{}",
+        advice(&file)
+    );
+}
+
+#[test]
 fn where_no_node_has_gpus_a_file_is_not_sent_to_the_cluster() {
     let file = eights(0, serde_json::json!({}));
     assert_eq!(advice(&file), "No node has GPUs: give some under `cluster.nodes`");

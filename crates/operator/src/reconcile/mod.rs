@@ -76,8 +76,8 @@ pub struct Refusal {
 pub struct NoRoom {
     pub why: String,
     pub at: Timestamp,
-    /// For so many workers of this generation of the job.
-    asked: (Option<i64>, usize),
+    /// For these workers of this generation of the job.
+    asked: (Option<i64>, Vec<usize>),
 }
 
 /// What is remembered of a job between decisions and need not survive the operator.

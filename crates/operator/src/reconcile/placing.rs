@@ -124,7 +124,8 @@ impl Work<'_> {
         gang.placed = self.placed();
         let (cluster, index) = (self.index.cluster(), self.index);
         let eligible = |group: &Group, node: &NodeName| ask.admits(index, group, node);
-        let asked = (self.job.metadata.generation, self.slots.iter().filter(|slot| slot.is_missing()).count());
+        let missing = (0..self.slots.len()).filter(|&at| self.slots[at].is_missing()).collect();
+        let asked = (self.job.metadata.generation, missing);
         let again = |told: &NoRoom| told.at.saturating_add(self.memo.tell_again).unwrap_or(Timestamp::MAX);
         // Not if the clock was set back: it would stand for as long.
         let stands = |told: &NoRoom| told.asked == asked && told.at <= self.now && self.now < again(told);

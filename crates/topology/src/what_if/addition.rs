@@ -64,6 +64,9 @@ pub enum NoAddition {
     /// [`MOST_ADDED`] more nodes do not make room, and no more are looked at.
     #[error("{MOST_ADDED} more nodes like {0} do not make room, and more are not looked at: ask for fewer workers")]
     TooMany(NodeName),
+    /// Not all ways to add nodes were tried, and none that was makes room.
+    #[error("no number of nodes like {0} was found that makes room, and not all ways to add them were tried")]
+    GaveUp(NodeName),
 }
 
 /// The fewest nodes like `model` to add, and where.
@@ -74,7 +77,7 @@ pub enum NoAddition {
 ///
 /// # Errors
 /// The reason why the gang has no place even with one node like `model` per worker, or with [`MOST_ADDED`] if those are fewer;
-/// in the domains that were tried, should there be too many of them for so many nodes.
+/// [`NoAddition::GaveUp`] should there be too many domains for so many nodes, or too many ways to spread them.
 pub fn smallest_addition(
     cluster: &Cluster,
     gang: &Gang,
@@ -103,6 +106,7 @@ pub fn smallest_addition(
     let most = u32::try_from(workers).unwrap_or(u32::MAX).min(MOST_ADDED);
     let mut best: Option<(u32, usize, Placement)> = None;
     let mut why = None;
+    let mut complete = true;
     for nth in 0..models.len() {
         let below = best.as_ref().map_or(most + 1, |&(nodes, _, _)| nodes);
         if below <= 1 {
@@ -112,13 +116,15 @@ pub fn smallest_addition(
         match search.fewest(nth, if nth == 0 { guess } else { below - 1 }, below - 1) {
             Some(Ok((nodes, placement))) => best = Some((nodes, nth, placement)),
             Some(Err(reason)) => why = why.or(Some(reason)),
-            None => break,
+            None => {
+                complete = false;
+                break;
+            }
         }
     }
     let single = best.map(|(nodes, nth, placement)| (vec![(nth, nodes)], placement));
     let limit = single.as_ref().map_or(most, |(parts, _)| parts[0].1 - 1);
     let mut found = single;
-    let mut complete = true;
     if parts && models.len() > 1 {
         let mut attempts = MOST_ATTEMPTS;
         'sizes: for nodes in least.max(2)..=limit {
@@ -150,6 +156,7 @@ pub fn smallest_addition(
             Ok(search.addition(&parts, placement, fewest))
         }
         None if workers > u64::from(most) => Err(NoAddition::TooMany(model.node.name().clone())),
+        None if !complete => Err(NoAddition::GaveUp(model.node.name().clone())),
         None => Err(why.unwrap_or(NoPlacement::NoRoom(none)).into()),
     }
 }
